@@ -1,0 +1,26 @@
+"""Turn an MPI job into a Dask cluster for one function, one block or one script.
+
+>>> from mpidask import mpi_dask_main
+>>> @mpi_dask_main
+... def main(client):
+...     return client.submit(sum, range(10)).result()
+
+Importing this package starts nothing: MPI is initialised, and distributed is
+imported, when a cluster is asked for.
+"""
+
+from importlib.metadata import version
+
+from mpidask._api import mpi_dask, mpi_dask_main
+from mpidask._errors import MPIDaskError, NotEnoughRanksError, StartupError
+
+__all__ = [
+    "MPIDaskError",
+    "NotEnoughRanksError",
+    "StartupError",
+    "__version__",
+    "mpi_dask",
+    "mpi_dask_main",
+]
+
+__version__ = version("mpidask")

@@ -1,0 +1,209 @@
+"""The front ends for programs: each a few lines over the same block."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+from mpidask._client import connected, connected_async
+from mpidask._cluster import Block, prepared
+from mpidask._errors import MPIDaskError
+from mpidask._signals import Interrupt, raise_as_python_would
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from mpidask._agreement import Cluster
+
+
+class mpi_dask:  # noqa: N801 (a function to its users)
+    """Make the MPI job a Dask cluster for the length of a block.
+
+    Without an MPI job, the cluster is a `distributed.LocalCluster`.
+
+    Parameters
+    ----------
+    **options
+        Any of the options of mpidask; see the reference of options.
+
+    Returns
+    -------
+    distributed.Client or None
+        What the block gets: on the client rank the connected client (asynchronous in an
+        ``async with`` block). The other ranks serve as scheduler and workers until the
+        block ends there; then they leave the program by `SystemExit`, with the job's
+        status, so that their block never runs. With ``exit=False`` it runs, with None.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option can't be, before anything starts.
+    NotEnoughRanksError
+        If the job is too small for the roles asked for.
+    StartupError
+        If a rank fails to start its part, or does not come in time.
+    MPIDaskError
+        If no cluster can be made here: inside another one, after one that the other
+        ranks have left, or where the launcher and mpi4py use different MPIs.
+
+    Examples
+    --------
+    >>> from mpidask import mpi_dask
+    >>> with mpi_dask(dashboard=False) as client:
+    ...     print(client.submit(sum, range(10)).result())
+    45
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._given = options
+
+    def __enter__(self) -> Client | None:
+        interrupt = Interrupt()
+        with _brief(), contextlib.ExitStack() as stack:
+            block, options = stack.enter_context(prepared(self._given, interrupt))
+            cluster = stack.enter_context(block)
+            client = None
+            if cluster is not None:
+                interrupt.action = raise_as_python_would
+                client = stack.enter_context(connected(cluster, options))
+                stack.callback(interrupt.disarm)
+            self._leave = stack.pop_all().__exit__
+        return client
+
+    def __exit__(self, *error: Any) -> bool | None:
+        return self._leave(*error)
+
+    async def __aenter__(self) -> Client | None:
+        interrupt = Interrupt()
+        with _brief():
+            async with contextlib.AsyncExitStack() as stack:
+                block, options = stack.enter_context(prepared(self._given, interrupt))
+                cluster = await stack.enter_async_context(_in_thread(block, interrupt))
+                client = None
+                if cluster is not None:
+                    interrupt.action = _cancelling_current_task()
+                    client = await stack.enter_async_context(connected_async(cluster, options))
+                    stack.callback(interrupt.disarm)
+                self._leave_async = stack.pop_all().__aexit__
+        return client
+
+    async def __aexit__(self, *error: Any) -> bool | None:
+        return await self._leave_async(*error)
+
+
+@contextlib.contextmanager
+def _brief() -> Iterator[None]:
+    """Show our own errors without the frames of ours they came through."""
+    try:
+        yield
+    except (MPIDaskError, TypeError, ValueError) as error:
+        raise error.with_traceback(None) from None
+
+
+@contextlib.asynccontextmanager
+async def _in_thread(block: Block, interrupt: Interrupt) -> AsyncIterator[Cluster | None]:
+    """Enter and leave a block without holding up the event loop."""
+    entering = asyncio.ensure_future(asyncio.to_thread(block.__enter__))
+    try:
+        cluster = await asyncio.shield(entering)
+    except asyncio.CancelledError:
+        # The start can't be left alone half way: it is ended as a signal would.
+        interrupt.stop_starting()
+        await asyncio.wait([entering])
+        raise
+    try:
+        yield cluster
+    except BaseException as error:
+        await asyncio.to_thread(block.__exit__, type(error), error, error.__traceback__)
+        raise
+    else:
+        await asyncio.to_thread(block.__exit__, None, None, None)
+
+
+def _cancelling_current_task() -> Callable[[int], None]:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    return lambda signum: loop.call_soon_threadsafe(task.cancel) and None
+
+
+def mpi_dask_main(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make the MPI job a Dask cluster for the length of a call of this function.
+
+    Called on every rank, the function runs on the client rank alone, and its value is
+    returned there. If it has a parameter named ``client`` that the call leaves out, it
+    gets the connected `distributed.Client`.
+
+    Parameters
+    ----------
+    function : callable, optional
+        A function, an ``async def`` function, a method, or another callable such as a
+        `click.Command`. Left out where options are given.
+    **options
+        Any of the options of mpidask; see the reference of options.
+
+    Returns
+    -------
+    callable
+        The function, with the same name, signature and documentation.
+
+    See Also
+    --------
+    mpi_dask : the same for a block, with what is raised and what other ranks do.
+
+    Examples
+    --------
+    >>> from mpidask import mpi_dask_main
+    >>> @mpi_dask_main(dashboard=False)
+    ... def main(numbers, client):
+    ...     return client.submit(sum, numbers).result()
+    >>> main([1, 2, 3])
+    6
+    """
+    if function is None:
+        return lambda function: mpi_dask_main(function, **options)
+
+    def run(
+        wrapped: Callable[..., Any], instance: object, args: Any, kwargs: dict[str, Any]
+    ) -> Any:
+        if inspect.iscoroutinefunction(wrapped):
+            return _run_async(wrapped, args, kwargs)
+        with mpi_dask(**options) as client:
+            if client is None:
+                return None
+            return wrapped(*args, **_with_client(wrapped, args, kwargs, client))
+
+    async def _run_async(wrapped: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        async with mpi_dask(**options) as client:
+            if client is None:
+                return None
+            return await wrapped(*args, **_with_client(wrapped, args, kwargs, client))
+
+    return _Main(function, run)
+
+
+class _Main(wrapt.FunctionWrapper):  # type: ignore[misc]
+    """A decorated function. Pickled by name, as functions are."""
+
+    def __reduce_ex__(self, protocol: object) -> str:
+        return str(self.__qualname__)
+
+
+def _with_client(
+    function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], client: Client
+) -> dict[str, Any]:
+    """Add the client to the arguments, if the function wants it and the call has none."""
+    try:
+        signature = inspect.signature(function)
+        bound = signature.bind_partial(*args, **kwargs).arguments
+    except (TypeError, ValueError):  # no signature, or one that the call will find wrong
+        return dict(kwargs)
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    wanted = signature.parameters.get("client")
+    if wanted is None or wanted.kind not in named or "client" in bound:
+        return dict(kwargs)
+    return {**kwargs, "client": client}

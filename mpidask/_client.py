@@ -1,0 +1,111 @@
+"""The client rank's connection to the cluster, and what a bare `Client()` needs for it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any
+
+from mpidask._agreement import Cluster
+from mpidask._errors import StartupError
+from mpidask._log import logger
+from mpidask._options import Options
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+def dask_config(cluster: Cluster) -> dict[str, Any]:
+    """Give the configuration with which a bare `distributed.Client()` finds the cluster."""
+    config: dict[str, Any] = {"scheduler-address": cluster.address}
+    if cluster.security is not None:
+        security = cluster.security
+        config |= {
+            "distributed.comm.require-encryption": security.require_encryption,
+            "distributed.comm.tls.ca-file": security.tls_ca_file,
+            "distributed.comm.tls.client.cert": security.tls_client_cert,
+            "distributed.comm.tls.client.key": security.tls_client_key,
+        }
+    return config
+
+
+@contextlib.contextmanager
+def connected(cluster: Cluster, options: Options) -> Iterator[Client]:
+    """Connect a client, and close it at the end, if the program has not."""
+    import dask
+    from distributed import Client
+
+    with dask.config.set(dask_config(cluster)):
+        with _explained(cluster):
+            client = Client(cluster.address, security=cluster.security)
+        report = _performance_report(options)
+        try:
+            if report is not None:
+                report.__enter__()
+            yield client
+        finally:
+            with _logged():
+                if report is not None and _usable(client, options):
+                    report.__exit__(None, None, None)
+                client.close()
+
+
+@contextlib.asynccontextmanager
+async def connected_async(cluster: Cluster, options: Options) -> AsyncIterator[Client]:
+    """Do the same as `connected` for a client of the running event loop."""
+    import dask
+    from distributed import Client
+
+    with dask.config.set(dask_config(cluster)):
+        with _explained(cluster):
+            client = await Client(cluster.address, security=cluster.security, asynchronous=True)
+        report = _performance_report(options)
+        try:
+            if report is not None:
+                await report.__aenter__()
+            yield client
+        finally:
+            with _logged():
+                if report is not None and _usable(client, options):
+                    await report.__aexit__(None, None, None)
+                await client.close()
+
+
+def _performance_report(options: Options) -> Any:
+    if options.performance_report is None:
+        return None
+    from distributed import performance_report
+
+    return performance_report(filename=options.performance_report)
+
+
+def _usable(client: Client, options: Options) -> bool:
+    if client.status == "running":
+        return True
+    logger.warning(
+        "no performance report in %s: the program closed the client before the end",
+        options.performance_report,
+    )
+    return False
+
+
+@contextlib.contextmanager
+def _explained(cluster: Cluster) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        host = os.uname().nodename
+        raise StartupError(
+            f"the client on {host} can't reach the scheduler at {cluster.address}: {error}",
+            host=host,
+        ) from error
+
+
+@contextlib.contextmanager
+def _logged() -> Iterator[None]:
+    """Let nothing that goes wrong at the end hide how the user's function ended."""
+    try:
+        yield
+    except Exception as error:
+        logger.warning("could not close the client in order: %s: %s", type(error).__name__, error)

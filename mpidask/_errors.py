@@ -1,0 +1,43 @@
+"""The exceptions of mpidask.
+
+::
+
+    RuntimeError
+    └── MPIDaskError                a cluster was used in a way that can't work
+        ├── NotEnoughRanksError     the job has too few ranks for the roles asked for
+        └── StartupError            a rank could not start its part, or never came
+
+Options are checked before anything starts: a wrong name or type is a
+`TypeError`, a wrong value a `ValueError`.
+"""
+
+from __future__ import annotations
+
+
+class MPIDaskError(RuntimeError):
+    """Base of all errors that mpidask raises, but for wrong options."""
+
+
+class NotEnoughRanksError(MPIDaskError):
+    """The communicator has too few ranks for a scheduler, a client and a worker."""
+
+
+class StartupError(MPIDaskError):
+    """The cluster did not come up.
+
+    Raised on the client rank alone; the other ranks leave quietly with status 1.
+
+    Parameters
+    ----------
+    message : str
+        What happened, with rank, host and cause.
+    rank : int, optional
+        The rank that failed, if it was one.
+    host : str, optional
+        The host of that rank.
+    """
+
+    def __init__(self, message: str, *, rank: int | None = None, host: str | None = None) -> None:
+        super().__init__(message)
+        self.rank = rank
+        self.host = host

@@ -1,0 +1,59 @@
+"""The same block without an MPI job: a LocalCluster."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+
+from mpidask import _usage
+from mpidask._agreement import Cluster
+from mpidask._log import logger
+from mpidask._options import Options
+from mpidask._signals import Interrupt, raise_as_python_would
+
+
+@contextlib.contextmanager
+def local_cluster(options: Options, interrupt: Interrupt) -> Iterator[Cluster]:
+    """Start a `distributed.LocalCluster` with the options that apply to one machine."""
+    from distributed import LocalCluster
+
+    from mpidask._servers import hide_script_from_nannies, make_security, worker_class
+
+    _usage.entered()
+    interrupt.action = raise_as_python_would
+    given = {
+        "host": options.host,
+        "interface": options.interface,
+        "protocol": options.protocol,
+        "local_directory": options.local_directory,
+        "threads_per_worker": None if options.nthreads == "auto" else options.nthreads,
+        "worker_class": None
+        if options.worker_class == "distributed.Worker"
+        else worker_class(options),
+    }
+    try:
+        hide_script_from_nannies()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=r"\s*Port \d+ is already in use")
+            cluster = LocalCluster(
+                scheduler_port=options.scheduler_port,
+                silence_logs=options.log_level,
+                dashboard_address=options.dashboard_address if options.dashboard else None,
+                memory_limit=options.memory_limit,
+                security=make_security(options.security),
+                scheduler_kwargs=dict(options.scheduler_options),
+                **{name: value for name, value in given.items() if value is not None},
+                **options.worker_options,
+            )
+        with cluster:
+            link = cluster.dashboard_link if options.dashboard else None
+            logger.info(
+                "no MPI job, %d workers on this machine, scheduler %s%s",
+                len(cluster.workers),
+                cluster.scheduler_address,
+                f", dashboard {link}" if link else "",
+            )
+            yield Cluster(cluster.scheduler_address, cluster.security, link)
+    finally:
+        _usage.ended(left=False)

@@ -1,0 +1,55 @@
+"""What mpidask says, and how much distributed may say on ranks nobody watches."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+
+logger = logging.getLogger("mpidask")
+
+#: Loggers of distributed and of what it stands on.
+_NOISY = ("distributed", "bokeh", "tornado")
+
+
+@contextlib.contextmanager
+def speaking() -> Iterator[None]:
+    """Let `logger` reach stderr at INFO, unless the program has set it up itself."""
+    level = logger.level
+    if level == logging.NOTSET:
+        logger.setLevel(logging.INFO)
+    handler = None
+    if not logger.hasHandlers():
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("mpidask: %(message)s"))
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        if handler is not None:
+            logger.removeHandler(handler)
+
+
+@contextlib.contextmanager
+def hushed(level: int) -> Iterator[None]:
+    """Set the level of distributed's loggers, and restore it at the end."""
+    import distributed  # noqa: F401  (sets the levels from dask's configuration)
+
+    loggers = [logging.getLogger(name) for name in _NOISY]
+    loggers += [
+        log
+        for name, log in logging.root.manager.loggerDict.items()
+        if isinstance(log, logging.Logger)
+        and log.level != logging.NOTSET
+        and name.startswith(tuple(f"{noisy}." for noisy in _NOISY))
+    ]
+    before = [log.level for log in loggers]
+    for log in loggers:
+        log.setLevel(level)
+    try:
+        yield
+    finally:
+        for log, old in zip(loggers, before):
+            log.setLevel(old)

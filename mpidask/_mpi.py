@@ -1,0 +1,166 @@
+"""The ranks of an MPI job as a cluster, from one rank's point of view."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import Coroutine
+from concurrent.futures import CancelledError, Future
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mpidask import _departure, _signals, _usage
+from mpidask._agreement import Cluster, End
+from mpidask._log import logger
+from mpidask._options import Options
+from mpidask._roles import Roles
+from mpidask._runner import Leader, Member
+from mpidask._world import World
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+Result = TypeVar("Result")
+
+
+def exit_status(error: BaseException | None) -> int:
+    """Give the status with which Python leaves because of an exception."""
+    match error:
+        case None | SystemExit(code=None):
+            return 0
+        case SystemExit(code=int(code)):
+            return code & 0xFF
+        case KeyboardInterrupt():
+            return 128 + signal.SIGINT
+        case _:
+            return 1
+
+
+class MPICluster:
+    """A block within which the ranks of a communicator are a cluster.
+
+    The client rank gets the `Cluster` to connect to. The other ranks serve in
+    `__enter__` until the cluster ends; then they leave the program, or get None.
+
+    Everything that talks to other ranks runs in an event loop in a thread, on all
+    ranks alike; the main thread waits, or runs the user's function.
+    """
+
+    def __init__(
+        self, comm: MPI.Intracomm, options: Options, roles: Roles, interrupt: _signals.Interrupt
+    ) -> None:
+        self._comm = comm
+        self._options = options
+        self._roles = roles
+        self._interrupt = interrupt
+        self._world: World | None = None
+        self._leader: Leader | None = None
+        self.leads = comm.Get_rank() == roles.leader
+
+    def __enter__(self) -> Cluster | None:
+        _usage.entered()
+        self._loop = _LoopThread()
+        try:
+            self._enter_world()
+            return self._lead() if self.leads else self._serve()
+        except BaseException as error:
+            if self.leads:
+                self._end(error, leave=True)
+            raise
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if not self.leads:
+            return
+        leave = self._options.exit or isinstance(error, (SystemExit, KeyboardInterrupt))
+        if error is not None and not leave:
+            _departure.abort_if_uncaught(error)
+        self._end(error, leave=leave)
+
+    def _enter_world(self) -> None:
+        def abandon(signum: int) -> None:  # nobody can be told yet
+            _departure.abort_at_exit(128 + signum)
+            entering.cancel()
+
+        entering = self._loop.submit(
+            World.enter(
+                self._comm, timeout=self._options.startup_timeout, leader=self._roles.leader
+            )
+        )
+        self._interrupt.action = abandon
+        self._world = self._result(entering)
+        if self._world is None:
+            raise SystemExit(1)  # the start has failed, and another rank says so
+
+    def _serve(self) -> None:
+        assert self._world is not None
+        member = Member(self._world, self._roles, self._options)
+        serving = self._loop.submit(member.serve())
+        self._interrupt.action = lambda signum: self._loop.call(member.report_signal, signum)
+        order = serving.result()
+        self._loop.stop()
+        _usage.ended(left=order.leave)
+        if order.leave:
+            raise SystemExit(order.status)
+
+    def _lead(self) -> Cluster:
+        starting = self._loop.submit(self._start())
+        self._interrupt.action = lambda signum: starting.cancel()
+        # Here and now, while the ranks gather.
+        import distributed  # noqa: F401
+
+        return self._result(starting)
+
+    async def _start(self) -> Cluster:
+        assert self._world is not None
+        member = Member(self._world, self._roles, self._options)
+        self._serving = asyncio.create_task(member.serve())
+        on_signal = _signals.raise_in_main_thread
+        self._leader = Leader(self._world, self._roles, self._options, on_signal)
+        return await self._leader.start()
+
+    def _result(self, future: Future[Result]) -> Result:
+        try:
+            return future.result()
+        except CancelledError:
+            raise SystemExit(128 + (self._interrupt.signum or 0)) from None
+
+    def _end(self, error: BaseException | None, *, leave: bool) -> None:
+        """End the cluster, because of an error or in peace."""
+        self._interrupt.action = None
+        signum = self._interrupt.signum
+        interrupted = isinstance(error, (KeyboardInterrupt, SystemExit, asyncio.CancelledError))
+        status = 128 + signum if signum and interrupted else exit_status(error)
+        if self._leader is not None:
+            self._loop.submit(self._leader.end(End(status, leave))).result()
+        self._loop.stop()
+        _usage.ended(left=leave)
+        if signum and interrupted:
+            logger.warning("ended by %s", signal.Signals(signum).name)
+        if interrupted and not isinstance(error, SystemExit):
+            # A status says it all; a traceback of Python's own would say no more, and
+            # Python would end a process by SIGINT itself, which launchers report as a crash.
+            raise SystemExit(status) from None
+
+
+class _LoopThread:
+    """An event loop in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="mpidask", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._loop.close()
+
+    def submit(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
+
+    def call(self, function: Any, *args: Any) -> None:
+        self._loop.call_soon_threadsafe(function, *args)
+
+    def stop(self) -> None:
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()

@@ -1,0 +1,83 @@
+"""What a rank can tell about the machine it runs on."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Node:
+    """The machine of one rank, as that rank sees it.
+
+    Attributes
+    ----------
+    host : str
+        Host name; ranks with the same one share a machine.
+    cpus : frozenset of int
+        The CPUs this rank may run on (its affinity mask).
+    cpu_limit : int
+        How many CPUs it may keep busy: smaller than the mask under a cgroup quota.
+    addresses : tuple of str
+        IPv4 addresses with prefix length (``"10.0.0.7/24"``), loopback left out; the
+        one of the default route, if there is one, comes first.
+    network : str
+        Names the network namespace: ranks with the same host and network share loopback.
+    """
+
+    host: str
+    cpus: frozenset[int] = frozenset({0})
+    cpu_limit: int = 1
+    addresses: tuple[str, ...] = field(default=())
+    network: str = ""
+
+
+def this_node() -> Node:
+    """Look at the machine this process runs on."""
+    from dask.system import CPU_COUNT
+
+    if hasattr(os, "sched_getaffinity"):
+        cpus = frozenset(os.sched_getaffinity(0))
+    else:  # macOS
+        cpus = frozenset(range(os.cpu_count() or 1))
+    return Node(
+        host=socket.gethostname(),
+        cpus=cpus,
+        cpu_limit=min(CPU_COUNT, len(cpus)),
+        addresses=_addresses(),
+        network=_network_namespace(),
+    )
+
+
+def _addresses() -> tuple[str, ...]:
+    from ipaddress import IPv4Interface
+
+    import psutil  # distributed depends on it
+
+    up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
+    found = [
+        IPv4Interface(f"{entry.address}/{entry.netmask or 32}")
+        for name, entries in psutil.net_if_addrs().items()
+        for entry in entries
+        if name in up and entry.family == socket.AF_INET
+    ]
+    usual = _default_route_address()
+    found.sort(key=lambda address: str(address.ip) != usual)
+    return tuple(str(address) for address in found if not address.is_loopback)
+
+
+def _default_route_address() -> str | None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("8.8.8.8", 80))  # a route is looked up, nothing is sent
+        except OSError:
+            return None
+        return str(probe.getsockname()[0])
+
+
+def _network_namespace() -> str:
+    try:
+        return os.readlink("/proc/self/ns/net")
+    except OSError:
+        return ""

@@ -1,0 +1,77 @@
+"""Which rank does what, and the one rule for how many ranks are needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mpidask._errors import NotEnoughRanksError
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Who does what in one cluster.
+
+    The *leader* is the rank that decides whether the cluster is up and with which
+    status it ends; all the others report to it.
+    """
+
+    leader: int
+    workers: tuple[int, ...]
+    scheduler: int | None
+    client: int | None
+
+    def of(self, rank: int) -> str:
+        """Name the duties of a rank, for messages."""
+        names = {"scheduler": self.scheduler, "client": self.client}
+        duties = [name for name, holder in names.items() if holder == rank]
+        if rank in self.workers:
+            duties.append("worker")
+        return " and ".join(duties) or "idle"
+
+
+def assign_roles(
+    size: int,
+    *,
+    scheduler_rank: int = 0,
+    client_rank: int = 1,
+    exclusive_workers: bool = True,
+) -> Roles:
+    """Give every rank of a job that runs a function its role.
+
+    Parameters
+    ----------
+    size : int
+        Ranks in the communicator, 2 or more.
+    scheduler_rank, client_rank : int
+        The ranks of the scheduler and of the user's function.
+    exclusive_workers : bool
+        Whether those two ranks host no worker.
+
+    Raises
+    ------
+    ValueError
+        If both roles are given to the same rank.
+    NotEnoughRanksError
+        If there is no such rank, or no rank left for a worker.
+    """
+    if scheduler_rank == client_rank:
+        raise ValueError(
+            f"scheduler_rank and client_rank are both {client_rank}: "
+            "the scheduler and the client need a rank each"
+        )
+    special = {scheduler_rank, client_rank}
+    needed = max(3 if exclusive_workers else 2, 1 + max(special))
+    if size < needed:
+        raise NotEnoughRanksError(
+            f"this job has {size} ranks, but needs {needed} or more: scheduler on rank "
+            f"{scheduler_rank}, client on rank {client_rank} and at least one worker"
+            + (" on a rank of its own" if exclusive_workers else "")
+            + f". Start it with more ranks (mpirun -n {needed} ...)"
+            + (
+                ", or let those two ranks work too (exclusive_workers=False)"
+                if exclusive_workers and size >= 2 and max(special) < size
+                else ""
+            )
+        )
+    workers = tuple(r for r in range(size) if not (exclusive_workers and r in special))
+    return Roles(leader=client_rank, workers=workers, scheduler=scheduler_rank, client=client_rank)

@@ -1,0 +1,311 @@
+"""The lifecycle of a cluster: what every rank does, and what the leader decides.
+
+::
+
+    member (every rank)                leader (one rank, beside its own member)
+    -------------------                ----------------------------------------
+    Here               ------------->  when all are here:
+    scheduler starts   <-------------  StartScheduler
+    Cluster            ------------->
+    workers start      <-------------  StartWorker
+    WorkerStarted      ------------->  when enough are up: the user's function runs
+    everything stops   <-------------  End
+    Done               ------------->  when all are done: leave
+
+A member that fails says `Failed` instead, and one that is sent a signal `Signalled`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+from mpidask import _departure, _servers
+from mpidask._agreement import (
+    Cluster,
+    Done,
+    End,
+    Failed,
+    Here,
+    Running,
+    Signalled,
+    StartScheduler,
+    Startup,
+    StartWorker,
+)
+from mpidask._log import hushed, logger
+from mpidask._network import scheduler_host
+from mpidask._node import this_node
+from mpidask._options import Options
+from mpidask._resources import ranks_per_host, threads_per_worker
+from mpidask._roles import Roles
+from mpidask._world import TO_LEADER, TO_MEMBER, World
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+
+#: Seconds between polls while the cluster runs and nothing is expected soon.
+_RELAXED = 0.1
+#: Seconds between messages while the start takes long.
+_PROGRESS_INTERVAL = 10
+#: Seconds a worker waits for the scheduler to close it before it closes itself.
+_SCHEDULER_GRACE = 3
+#: Seconds the leader grants its members beyond `shutdown_timeout` to report.
+_REPORT_GRACE = 3
+
+
+class Member:
+    """One rank's part: it runs what the leader orders, and reports."""
+
+    def __init__(self, world: World, roles: Roles, options: Options) -> None:
+        self._world = world
+        self._roles = roles
+        self._options = options
+        self._scheduler: Scheduler | None = None
+        self._worker: Any = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._ending = False
+
+    def report_signal(self, signum: int) -> None:
+        """Tell the leader that this rank was sent a signal."""
+        self._tell(Signalled(signum))
+
+    async def serve(self) -> End:
+        """Report, obey, and return the order that ended the cluster."""
+        self._tell(Here(this_node()))
+        with contextlib.ExitStack() as stack:
+            if self._world.rank != self._roles.client:
+                stack.enter_context(hushed(self._options.log_level))
+            order = await self._obey()
+            if self._world.rank != self._roles.client:
+                # Connections break now, as they must. Nobody needs to read of it.
+                stack.enter_context(hushed(logging.CRITICAL))
+            self._tell(Done(await self._stop()))
+            await self._world.flush()
+        return order
+
+    async def _obey(self) -> End:
+        while True:
+            _, order = await self._world.receive(TO_MEMBER, longest=self._patience)
+            match order:
+                case StartScheduler(host):
+                    self._launch("scheduler", self._run_scheduler(host))
+                case StartWorker():
+                    self._launch("worker", self._run_worker(order))
+                case Running():
+                    assert self._scheduler is not None
+                    dashboard = _servers.load_dashboard(self._options, self._scheduler)
+                    self._launch("dashboard", dashboard)
+                case End():
+                    self._ending = True
+                    return order
+
+    @property
+    def _patience(self) -> float:
+        return 0.03 if not self._tasks else _RELAXED
+
+    def _tell(self, message: object) -> None:
+        self._world.send(self._roles.leader, TO_LEADER, message)
+
+    def _launch(self, duty: str, work: Coroutine[Any, Any, None]) -> None:
+        async def guarded() -> None:
+            try:
+                await work
+            except Exception as error:
+                if not self._ending:
+                    logging.getLogger(__name__).debug("%s failed", duty, exc_info=True)
+                    self._tell(Failed(duty, _root_cause(error)))
+
+        self._tasks.add(asyncio.create_task(guarded(), name=f"mpidask-{duty}"))
+
+    async def _run_scheduler(self, host: str | None) -> None:
+        security = _servers.make_security(self._options.security)
+        self._scheduler = await _servers.start_scheduler(self._options, host, security)
+        self._tell(_servers.describe_cluster(self._options, self._scheduler, security))
+        await self._scheduler.finished()
+
+    async def _run_worker(self, order: StartWorker) -> None:
+        """Keep a worker running, as the deployment system that `Client.restart` counts on."""
+        attempt = 0
+        while True:
+            self._worker = _servers.make_worker(self._options, order, attempt=attempt)
+            await self._worker
+            if attempt == 0:
+                self._tell(_servers.describe_worker(self._worker, order))
+            await self._worker.finished()
+            if self._ending or _servers.stays_away(self._worker):
+                return
+            attempt += 1
+
+    async def _stop(self) -> tuple[str, ...]:
+        """Stop everything, and return the tasks that don't."""
+        worker, timeout = self._worker, self._options.shutdown_timeout
+        with contextlib.suppress(Exception):
+            if self._scheduler is not None:
+                await self._scheduler.close(reason="mpidask-end")
+            if worker is not None:
+                await asyncio.wait_for(self._stop_worker(worker), timeout + 1)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        return () if worker is None else _servers.running_tasks(worker)
+
+    async def _stop_worker(self, worker: Any) -> None:
+        from distributed.core import Status
+
+        if worker.status == Status.running:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(worker.finished(), _SCHEDULER_GRACE)
+        if worker.status not in (Status.closed, Status.failed):
+            await worker.close(reason="scheduler-close")
+
+
+def _root_cause(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"
+
+
+class Leader:
+    """The rank that decides: the cluster is up, or isn't; and how it ends.
+
+    Parameters
+    ----------
+    world : World
+    roles : Roles
+    options : Options
+    on_signal : callable
+        Called with the number of the first signal that another rank was sent.
+    """
+
+    def __init__(
+        self, world: World, roles: Roles, options: Options, on_signal: Callable[[int], None]
+    ) -> None:
+        self._world = world
+        self._roles = roles
+        self._options = options
+        self._on_signal = on_signal
+        self._signalled = False
+        self._watching: asyncio.Task[None] | None = None
+        wait = options.wait_for_workers
+        wanted = len(roles.workers) if wait is True else int(wait)
+        self._startup = Startup(roles, world.size, wanted)
+
+    async def start(self) -> Cluster:
+        """Bring the cluster up, then keep listening in the background.
+
+        Raises
+        ------
+        StartupError
+            If a rank fails, or does not answer in time.
+        """
+        timeout = self._options.startup_timeout
+        progress = asyncio.create_task(self._tell_progress())
+        try:
+            await asyncio.wait_for(self._start(), timeout)
+        except asyncio.TimeoutError:
+            raise self._startup.timed_out(timeout) from None
+        finally:
+            progress.cancel()
+        if self._roles.scheduler is not None:
+            self._order(self._roles.scheduler, Running())
+        self._watching = asyncio.create_task(self._watch())
+        assert self._startup.cluster is not None
+        logger.info(self._startup.summary())
+        return self._startup.cluster
+
+    async def _start(self) -> None:
+        startup = self._startup
+        while not startup.complete:
+            rank, message = await self._hear()
+            startup.raise_if_hopeless()
+            match message:
+                case Here() if startup.everyone_is_here and self._roles.scheduler is not None:
+                    outside = self._options.scheduler_file is not None
+                    host = scheduler_host(startup.nodes, self._roles.scheduler, outside=outside)
+                    self._order(self._roles.scheduler, StartScheduler(host))
+                case Cluster():
+                    self._start_workers(message)
+
+    def _start_workers(self, cluster: Cluster) -> None:
+        nodes, workers = self._startup.nodes, self._roles.workers
+        sharers = ranks_per_host(nodes)
+        threads = threads_per_worker(nodes, workers)
+        for rank in workers:
+            given = self._options.nthreads
+            order = StartWorker(
+                cluster=cluster,
+                nthreads=threads[rank] if isinstance(given, str) else given,
+                sharers=sharers[nodes[rank].host],
+                name=f"{self._options.name}-{rank}",
+            )
+            self._order(rank, order)
+
+    async def _watch(self) -> None:
+        while True:
+            rank, message = await self._hear(longest=_RELAXED)
+            if isinstance(message, Failed):
+                place = self._startup.place(rank)
+                logger.warning("the %s on %s failed: %s", message.duty, place, message.cause)
+
+    async def _hear(self, longest: float = 0.03) -> tuple[int, object]:
+        rank, message = await self._world.receive(TO_LEADER, longest=longest)
+        self._startup.hear(rank, message)
+        if isinstance(message, Signalled) and not self._signalled:
+            self._signalled = True
+            name, place = signal.Signals(message.signum).name, self._startup.place(rank)
+            logger.warning("%s was sent %s: ending the cluster", place, name)
+            self._on_signal(message.signum)
+        return rank, message
+
+    async def end(self, order: End) -> None:
+        """Order every rank to stop, and wait until all have.
+
+        Ranks that don't are named, and the job is aborted, with the status of `order`,
+        when this rank leaves the program (or at once, if it would not leave).
+        """
+        if self._watching is not None:
+            self._watching.cancel()
+        for rank in range(self._world.size):
+            self._order(rank, order)
+        busy = set(range(self._world.size))
+        timeout = self._options.shutdown_timeout
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._collect(busy), timeout + _REPORT_GRACE)
+        if busy:
+            places = ", ".join(f"{self._startup.place(r)}" for r in sorted(busy))
+            logger.error(
+                "no answer from %s within %g s (shutdown_timeout): dead, or in a call that "
+                "does not let Python run. Ending the job with status %d",
+                places,
+                timeout,
+                order.status,
+            )
+            _departure.abort_at_exit(order.status, at_once=not order.leave)
+
+    async def _collect(self, busy: set[int]) -> None:
+        while busy:
+            rank, message = await self._hear()
+            if isinstance(message, Done):
+                busy.discard(rank)
+                if message.stuck:
+                    logger.warning(
+                        "left behind on %s after %g s (shutdown_timeout), still running: %s",
+                        self._startup.place(rank),
+                        self._options.shutdown_timeout,
+                        ", ".join(message.stuck),
+                    )
+
+    async def _tell_progress(self) -> None:
+        waited = 0
+        while True:
+            await asyncio.sleep(_PROGRESS_INTERVAL)
+            waited += _PROGRESS_INTERVAL
+            logger.info("starting for %d s: %s", waited, self._startup.progress())
+
+    def _order(self, rank: int, order: object) -> None:
+        self._world.send(rank, TO_MEMBER, order)

@@ -1,0 +1,211 @@
+"""The only place that makes a Scheduler, a Worker or a Nanny."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.util
+import threading
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from mpidask._agreement import Cluster, StartWorker, WorkerStarted
+
+if TYPE_CHECKING:
+    from distributed import Nanny, Scheduler, Worker
+
+    from mpidask._options import Options
+
+#: How long the user's function has the scheduler for itself before the dashboard,
+#: whose import takes more than a second of CPU, is loaded.
+DASHBOARD_DELAY = 1.0
+
+#: Reasons to close (`Worker.close`, `Nanny.close`) after which a worker stays away: the
+#: cluster ends, or the worker was retired on purpose. Whatever else closes one, such as
+#: `Client.restart` or a lost connection, its rank starts another.
+_FINAL_REASONS = {
+    "scheduler-close",
+    "scheduler-close-worker",
+    "worker-close-gracefully",
+    "worker-lifetime-reached",
+    "nanny-close-gracefully",
+}
+
+
+def make_security(option: Any) -> Any:
+    """Give the `distributed.Security` that an option asks for, or None."""
+    from distributed import Security
+
+    return Security.temporary() if option is True else option or None
+
+
+async def start_scheduler(options: Options, host: str | None, security: Any) -> Scheduler:
+    """Start the scheduler, its dashboard left for later (see `load_dashboard`)."""
+    from distributed import Scheduler
+
+    has_bokeh = importlib.util.find_spec("bokeh") is not None
+    arguments = {
+        "host": options.host or (None if options.interface else host),
+        "interface": options.interface,
+        "protocol": options.protocol,
+        "port": options.scheduler_port,
+        "security": security,
+        # Without bokeh, distributed serves a page instead that says what to install.
+        "dashboard": options.dashboard and not has_bokeh,
+        "dashboard_address": options.dashboard_address if options.dashboard else "127.0.0.1:0",
+    }
+    with warnings.catch_warnings():
+        # A taken port of the dashboard: the one line of output names the port in use.
+        warnings.filterwarnings("ignore", message=r"\s*Port \d+ is already in use")
+        return await Scheduler(**{**arguments, **options.scheduler_options})
+
+
+def describe_cluster(options: Options, scheduler: Scheduler, security: Any) -> Cluster:
+    """Say how to reach a scheduler that runs."""
+    from distributed.comm import get_address_host
+    from distributed.utils import format_dashboard_link
+
+    link = None
+    if options.dashboard and "dashboard" in scheduler.services:
+        with contextlib.suppress(KeyError):  # the user's template names an unset variable
+            host = get_address_host(scheduler.address)
+            link = format_dashboard_link(host, scheduler.services["dashboard"].port)
+    return Cluster(scheduler.address, security, link)
+
+
+async def load_dashboard(options: Options, scheduler: Scheduler) -> None:
+    """Add the dashboard to a scheduler that runs.
+
+    Bokeh is imported in a thread that nobody waits for, so neither the first results
+    nor the end of a short job are later for it.
+    """
+    if not options.dashboard or importlib.util.find_spec("bokeh") is None:
+        return
+    await asyncio.sleep(DASHBOARD_DELAY)
+    loop, imported = asyncio.get_running_loop(), asyncio.Event()
+
+    def load() -> None:
+        with contextlib.suppress(ImportError):
+            import distributed.dashboard.scheduler  # noqa: F401
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the job is over
+            loop.call_soon_threadsafe(imported.set)
+
+    threading.Thread(target=load, name="mpidask-dashboard", daemon=True).start()
+    await imported.wait()
+    _connect_dashboard(scheduler, options.scheduler_options.get("http_prefix", "/"))
+
+
+def _connect_dashboard(scheduler: Scheduler, prefix: str) -> None:
+    # What Scheduler.__init__ does for dashboard=True; distributed has no public way to
+    # do it later.
+    with contextlib.suppress(ImportError):  # a bokeh too old for distributed
+        import distributed.dashboard.scheduler as dashboard
+
+        dashboard.connect(
+            scheduler.http_application, scheduler.http_server, scheduler, prefix=prefix
+        )
+
+
+def make_worker(options: Options, order: StartWorker, *, attempt: int) -> Worker | Nanny:
+    """Make a worker, or the nanny of one, not started yet."""
+    from distributed.system import MEMORY_LIMIT
+
+    memory = options.memory_limit
+    arguments = {
+        "nthreads": order.nthreads,
+        "memory_limit": MEMORY_LIMIT // order.sharers if memory == "auto" else memory,
+        "local_directory": options.local_directory,
+        "interface": options.interface,
+        "protocol": options.protocol,
+        "security": order.cluster.security,
+        # The former worker of this rank may not be forgotten yet: another name.
+        "name": order.name + (f"-{attempt}" if attempt else ""),
+        "dashboard": False,
+        "dashboard_address": ":0" if options.dashboard else "127.0.0.1:0",
+    }
+    cls = _rank_worker(worker_class(options), options.shutdown_timeout)
+    worker: Worker | Nanny = cls(order.cluster.address, **{**arguments, **options.worker_options})
+    return worker
+
+
+def describe_worker(worker: Any, order: StartWorker) -> WorkerStarted:
+    """Say what a worker that runs has to offer, as far as its class tells."""
+    manager = getattr(worker, "memory_manager", None)
+    holder = getattr(worker, "state", worker)  # a Worker's state, or a Nanny
+    return WorkerStarted(
+        nthreads=getattr(holder, "nthreads", order.nthreads),
+        memory_limit=getattr(manager, "memory_limit", None),
+    )
+
+
+def worker_class(options: Options) -> type:
+    """Give the class of the workers."""
+    from distributed import Nanny, Worker
+    from distributed.utils import import_term
+
+    cls = options.worker_class
+    if isinstance(cls, str):
+        cls = import_term(cls)
+    if not isinstance(cls, type):
+        raise TypeError(f"worker_class {options.worker_class!r} is not a class")
+    return Nanny if options.nanny and cls is Worker else cls
+
+
+def _rank_worker(base: type, shutdown_timeout: float) -> type:
+    """Derive a worker class that knows why it was closed."""
+    from distributed import Worker
+
+    class RankWorker(base):  # type: ignore[misc]
+        close_reason: str | None = None
+
+        async def close(self, *args: Any, **kwargs: Any) -> Any:
+            if self.close_reason is None:
+                self.close_reason = kwargs.get("reason", "")
+            if issubclass(base, Worker):
+                # Running tasks may finish at the end of the cluster. When the worker is
+                # replaced, its successor shall not wait for them.
+                if self.close_reason != "scheduler-close":
+                    kwargs["executor_wait"] = False
+                kwargs["timeout"] = shutdown_timeout
+            return await super().close(*args, **kwargs)
+
+    RankWorker.__name__ = base.__name__  # shown by the dashboard
+    return RankWorker
+
+
+def stays_away(worker: Any) -> bool:
+    """Tell whether a worker that has finished shall not be replaced."""
+    if getattr(worker, "lifetime_restart", False):
+        return worker.close_reason == "scheduler-close"
+    return worker.close_reason in _FINAL_REASONS
+
+
+def running_tasks(worker: Any) -> tuple[str, ...]:
+    """Name the tasks that a worker's threads are busy with."""
+    return tuple(str(key) for key in getattr(worker, "active_keys", ()))
+
+
+def hide_script_from_nannies() -> None:
+    """Keep the worker processes of nannies from running the user's script again.
+
+    Python's multiprocessing imports the main module in every process it spawns. That is
+    for functions pickled by name, which Dask does not do with those of a script, and it
+    breaks scripts without a ``__main__`` guard. There is no public way to turn it off
+    for one process; so the private preparation data are made without the main module,
+    for the processes that nannies name as theirs.
+    """
+    from multiprocessing import spawn
+
+    if hasattr(spawn.get_preparation_data, "mpidask"):
+        return
+    original = spawn.get_preparation_data
+
+    def get_preparation_data(name: str) -> dict[str, Any]:
+        data = original(name)
+        if name.startswith("Dask Worker process"):
+            data.pop("init_main_from_path", None)
+            data.pop("init_main_from_name", None)
+        return data
+
+    get_preparation_data.mpidask = True  # type: ignore[attr-defined]
+    spawn.get_preparation_data = get_preparation_data

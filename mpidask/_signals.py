@@ -1,0 +1,78 @@
+"""Signals that end programs, handled for the time of one cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any
+
+FATAL = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def handled(handler: Callable[[int], None], *, defer_to_user: bool) -> Iterator[None]:
+    """Call `handler` with the number of each SIGINT or SIGTERM; restore at the end.
+
+    Parameters
+    ----------
+    handler : callable
+        Called in the main thread.
+    defer_to_user : bool
+        Leave signals alone for which the program has a handler of its own.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python allows handlers in the main thread only
+        return
+    before: dict[int, Any] = {}
+    for signum in FATAL:
+        current = signal.getsignal(signum)
+        if defer_to_user and current not in (signal.SIG_DFL, signal.default_int_handler):
+            continue
+        before[signum] = current
+        signal.signal(signum, lambda number, frame: handler(number))
+    try:
+        yield
+    finally:
+        for signum, previous in before.items():
+            signal.signal(signum, previous)
+
+
+def raise_in_main_thread(signum: int) -> None:
+    """Send a signal to the main thread, so that it also wakes from a blocking call."""
+    ident = threading.main_thread().ident
+    if ident is not None:
+        signal.pthread_kill(ident, signum)
+
+
+class Interrupt:
+    """What the first signal does; those that follow do nothing.
+
+    Attributes
+    ----------
+    action : callable or None
+        Called with the signal's number; changes as the program goes on.
+    signum : int or None
+        The signal that was acted on.
+    """
+
+    def __init__(self) -> None:
+        self.action: Callable[[int], None] | None = None
+        self.signum: int | None = None
+
+    def __call__(self, signum: int) -> None:
+        if self.signum is None and self.action is not None:
+            self.signum = signum
+            self.action(signum)
+
+    def disarm(self) -> None:
+        """Let signals do nothing from now on: the end is under way."""
+        self.action = None
+
+
+def raise_as_python_would(signum: int) -> None:
+    """Raise what lets `finally` blocks run: KeyboardInterrupt, or SystemExit for SIGTERM."""
+    if signum == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + signum)
