@@ -108,21 +108,33 @@ def _brief() -> Iterator[None]:
 @contextlib.asynccontextmanager
 async def _in_thread(block: Block, interrupt: Interrupt) -> AsyncIterator[Cluster | None]:
     """Enter and leave a block without holding up the event loop."""
-    entering = asyncio.ensure_future(asyncio.to_thread(block.__enter__))
+    entering = asyncio.ensure_future(asyncio.to_thread(_outcome, block.__enter__))
     try:
-        cluster = await asyncio.shield(entering)
+        cluster, failure = await asyncio.shield(entering)
     except asyncio.CancelledError:
-        # The start can't be left alone half way: it is ended as a signal would.
-        interrupt.stop_starting()
+        interrupt.abandon_start()
         await asyncio.wait([entering])
         raise
+    if failure is not None:
+        raise failure
     try:
         yield cluster
     except BaseException as error:
-        await asyncio.to_thread(block.__exit__, type(error), error, error.__traceback__)
-        raise
+        parts = type(error), error, error.__traceback__
+        _, failure = await asyncio.to_thread(_outcome, block.__exit__, *parts)
+        raise failure or error from None
     else:
-        await asyncio.to_thread(block.__exit__, None, None, None)
+        _, failure = await asyncio.to_thread(_outcome, block.__exit__, None, None, None)
+        if failure is not None:
+            raise failure
+
+
+def _outcome(call: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:
+    """Call, and return what is raised: a SystemExit must not pass through a task."""
+    try:
+        return call(*args), None
+    except BaseException as error:
+        return None, error
 
 
 def _cancelling_current_task() -> Callable[[int], None]:

@@ -9,9 +9,6 @@ from collections.abc import Iterator
 
 logger = logging.getLogger("mpidask")
 
-#: Loggers of distributed and of what it stands on.
-_NOISY = ("distributed", "bokeh", "tornado")
-
 
 @contextlib.contextmanager
 def speaking() -> Iterator[None]:
@@ -37,19 +34,26 @@ def hushed(level: int) -> Iterator[None]:
     """Set the level of distributed's loggers, and restore it at the end."""
     import distributed  # noqa: F401  (sets the levels from dask's configuration)
 
-    loggers = [logging.getLogger(name) for name in _NOISY]
+    loggers = [logging.getLogger("distributed")]
     loggers += [
         log
-        for name, log in logging.root.manager.loggerDict.items()
-        if isinstance(log, logging.Logger)
-        and log.level != logging.NOTSET
-        and name.startswith(tuple(f"{noisy}." for noisy in _NOISY))
+        for name, log in list(logging.root.manager.loggerDict.items())
+        if isinstance(log, logging.Logger) and log.level and name.startswith("distributed.")
     ]
     before = [log.level for log in loggers]
+    worker = logging.getLogger("distributed.worker")
     for log in loggers:
         log.setLevel(level)
+    if level > logging.INFO:
+        worker.addFilter(_is_not_delivered)
     try:
         yield
     finally:
+        worker.removeFilter(_is_not_delivered)
         for log, old in zip(loggers, before):
             log.setLevel(old)
+
+
+def _is_not_delivered(record: logging.LogRecord) -> bool:
+    """Drop the error of a task from a worker's log: the client gets it, and shows it."""
+    return not str(record.msg).startswith("Compute Failed")

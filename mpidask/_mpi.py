@@ -105,6 +105,7 @@ class MPICluster:
     def _lead(self) -> Cluster:
         starting = self._loop.submit(self._start())
         self._interrupt.action = lambda signum: starting.cancel()
+        self._interrupt.abandon_start = starting.cancel
         # Here and now, while the ranks gather.
         import distributed  # noqa: F401
 
@@ -122,7 +123,9 @@ class MPICluster:
         try:
             return future.result()
         except CancelledError:
-            raise SystemExit(128 + (self._interrupt.signum or 0)) from None
+            if self._interrupt.signum:
+                raise SystemExit(128 + self._interrupt.signum) from None
+            raise
 
     def _end(self, error: BaseException | None, *, leave: bool) -> None:
         """End the cluster, because of an error or in peace."""
@@ -136,7 +139,7 @@ class MPICluster:
         _usage.ended(left=leave)
         if signum and interrupted:
             logger.warning("ended by %s", signal.Signals(signum).name)
-        if interrupted and not isinstance(error, SystemExit):
+        if isinstance(error, KeyboardInterrupt) or (signum and interrupted):
             # A status says it all; a traceback of Python's own would say no more, and
             # Python would end a process by SIGINT itself, which launchers report as a crash.
             raise SystemExit(status) from None

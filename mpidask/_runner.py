@@ -78,15 +78,19 @@ class Member:
         """Report, obey, and return the order that ended the cluster."""
         self._tell(Here(this_node()))
         with contextlib.ExitStack() as stack:
-            if self._world.rank != self._roles.client:
+            if self._hosts_server:
                 stack.enter_context(hushed(self._options.log_level))
             order = await self._obey()
-            if self._world.rank != self._roles.client:
+            if self._hosts_server:
                 # Connections break now, as they must. Nobody needs to read of it.
                 stack.enter_context(hushed(logging.CRITICAL))
             self._tell(Done(await self._stop()))
             await self._world.flush()
         return order
+
+    @property
+    def _hosts_server(self) -> bool:
+        return self._world.rank in {self._roles.scheduler, *self._roles.workers}
 
     async def _obey(self) -> End:
         while True:

@@ -55,11 +55,14 @@ class Interrupt:
         Called with the signal's number; changes as the program goes on.
     signum : int or None
         The signal that was acted on.
+    abandon_start : callable
+        Ends a start that is under way.
     """
 
     def __init__(self) -> None:
         self.action: Callable[[int], None] | None = None
         self.signum: int | None = None
+        self.abandon_start: Callable[[], object] = lambda: None
 
     def __call__(self, signum: int) -> None:
         if self.signum is None and self.action is not None:

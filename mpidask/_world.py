@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mpidask import _departure
@@ -21,11 +23,11 @@ if TYPE_CHECKING:
     from mpi4py import MPI
 
 #: Tags on the private communicator: what the leader reads, and what every rank reads.
-TO_LEADER, TO_MEMBER = 1, 2
+TO_LEADER, TO_MEMBER = 0, 1
 
-#: Private duplicates made so far. They stay until the program leaves, because the
-#: ranks meet on them once more then, and are used again by the next cluster.
-_duplicates: list[MPI.Intracomm] = []
+#: Private duplicates made so far, and how many clusters used each. They stay until the
+#: program leaves, because the ranks meet on them once more then.
+_duplicates: list[tuple[MPI.Intracomm, Iterator[int]]] = []
 
 
 class World:
@@ -35,10 +37,14 @@ class World:
     ----------
     comm : mpi4py.MPI.Intracomm
         The private communicator.
+    number : int
+        How many clusters have used it before: ranks that are done early may send
+        messages of the next cluster while others still wait for those of this one.
     """
 
-    def __init__(self, comm: MPI.Intracomm) -> None:
+    def __init__(self, comm: MPI.Intracomm, number: int) -> None:
         self._comm = comm
+        self._first_tag = number % 10_000 * 2  # MPI guarantees tags up to 32767
         self._unsent: list[MPI.Request] = []
         self.rank = comm.Get_rank()
         self.size = comm.Get_size()
@@ -68,9 +74,9 @@ class World:
         """
         from mpi4py import MPI
 
-        for known in _duplicates:
+        for known, number in _duplicates:
             if MPI.Comm.Compare(comm, known) in (MPI.IDENT, MPI.CONGRUENT):
-                return cls(known)
+                return cls(known, next(number))
         duplicate, request = comm.Idup()
         try:
             await asyncio.wait_for(poll(lambda: request.Test() or _roll_is_called(comm)), timeout)
@@ -79,14 +85,14 @@ class World:
         if not request.Test():
             await _call_roll(comm, timeout, leader)
             return None
-        _duplicates.append(duplicate)
+        _duplicates.append((duplicate, number := itertools.count()))
         _departure.wait_at_exit_for(duplicate)
-        return cls(duplicate)
+        return cls(duplicate, next(number))
 
     def send(self, rank: int, tag: int, message: object) -> None:
         """Send a message; delivery goes on while this rank polls."""
         self._all_sent()
-        self._unsent.append(self._comm.isend(message, rank, tag))
+        self._unsent.append(self._comm.isend(message, rank, self._first_tag + tag))
 
     async def flush(self) -> None:
         """Wait until everything sent is on its way, but no longer than a second."""
@@ -110,7 +116,7 @@ class World:
 
     def _probe(self, tag: int, status: MPI.Status) -> MPI.Message | None:
         self._all_sent()
-        return self._comm.improbe(tag=tag, status=status)
+        return self._comm.improbe(tag=self._first_tag + tag, status=status)
 
 
 def _completed(request: MPI.Request) -> tuple[bool, Any] | None:

@@ -1,0 +1,178 @@
+"""Run real programs under mpirun, and look at what a user would see."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+#: Shown by every rank if a program hangs: faulthandler writes all stacks to stderr.
+HEADER = "import faulthandler; faulthandler.dump_traceback_later({limit})\n"
+
+#: What MPI launchers need on a small shared machine, as root, in a container.
+LAUNCHER_ENVIRONMENT = {
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+    "PRTE_MCA_rmaps_default_mapping_policy": ":OVERSUBSCRIBE",
+    "PRTE_MCA_hwloc_default_binding_policy": "none",
+    # Open MPI restarts its session directories below TMPDIR; a long path breaks sockets.
+    "TMPDIR": "/tmp",
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a job ended, as its user sees it."""
+
+    status: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+    @property
+    def said(self) -> list[str]:
+        """What mpidask itself said on stderr."""
+        return [line for line in self.stderr.splitlines() if line.startswith("mpidask: ")]
+
+
+class Job:
+    """A program running under mpirun, or bare, in a directory of its own."""
+
+    def __init__(
+        self, command: list[str], directory: Path, *, limit: float, env: dict[str, str]
+    ) -> None:
+        self.mark = uuid.uuid4().hex
+        self.limit = limit
+        self.stdout, self.stderr = directory / f"out-{self.mark}", directory / f"err-{self.mark}"
+        self._started = time.monotonic()
+        with self.stdout.open("wb") as out, self.stderr.open("wb") as err:
+            self.process = subprocess.Popen(
+                command,
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+                env=os.environ | LAUNCHER_ENVIRONMENT | env | {"MPIDASK_TEST": self.mark},
+            )
+
+    def processes(self) -> list[psutil.Process]:
+        """Give every process that this job started and that still runs."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("MPIDASK_TEST") == self.mark:
+                    if process.status() != psutil.STATUS_ZOMBIE:
+                        found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def rank(self, rank: int) -> psutil.Process:
+        """Give the process of a rank."""
+        for process in self.processes():
+            environ = process.environ()
+            if "python" in process.name() and str(rank) in (
+                environ.get("PMI_RANK"),
+                environ.get("OMPI_COMM_WORLD_RANK"),
+            ):
+                return process
+        raise LookupError(f"no process of rank {rank}")
+
+    def wait_for(self, condition: Callable[[], object], what: str) -> None:
+        """Wait until something is so, within the job's time."""
+        while not condition():
+            if self.process.poll() is not None or self.seconds > self.limit:
+                pytest.fail(f"the job never came to this: {what}\n{self.output()}")
+            time.sleep(0.05)
+
+    def wait_for_output(self, text: str) -> None:
+        self.wait_for(lambda: text in self.stdout.read_text(), f"to print {text!r}")
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def output(self) -> str:
+        return f"stdout:\n{self.stdout.read_text()}\nstderr:\n{self.stderr.read_text()}"
+
+    def result(self) -> Result:
+        """Wait for the end; nothing may hang, and nothing may be left."""
+        try:
+            status = self.process.wait(max(1, self.limit + 5 - self.seconds))
+        except subprocess.TimeoutExpired:
+            self.kill()
+            pytest.fail(f"the job hangs after {self.limit} s\n{self.output()}")
+        seconds = self.seconds
+        deadline = time.monotonic() + 10
+        while (left := self.processes()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        if left:
+            described = [f"{process.pid}: {process.cmdline()}" for process in left]
+            self.kill()
+            pytest.fail(f"processes are left: {described}\n{self.output()}")
+        return Result(status, self.stdout.read_text(), self.stderr.read_text(), seconds)
+
+    def kill(self) -> None:
+        for process in self.processes():
+            try:
+                process.send_signal(signal.SIGKILL)
+            except psutil.Error:
+                continue
+
+
+def tool(name: str) -> str:
+    """Find a command of the environment the tests run in."""
+    beside = Path(sys.executable).with_name(name)
+    found = str(beside) if beside.exists() else shutil.which(name)
+    assert found, f"no {name}: install the extra mpich or openmpi"
+    return found
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
+    """Start a program on so many ranks (None: without a launcher)."""
+    jobs: list[Job] = []
+
+    def start(
+        program: str,
+        *args: str,
+        ranks: int | None = 4,
+        limit: float = 90,
+        env: dict[str, str] | None = None,
+    ) -> Job:
+        path = tmp_path / f"program{len(jobs)}.py"
+        path.write_text(HEADER.format(limit=limit) + textwrap.dedent(program))
+        command = [sys.executable, str(path), *args]
+        if ranks is not None:
+            command = [tool("mpirun"), "-n", str(ranks), *command]
+        jobs.append(Job(command, tmp_path, limit=limit, env=env or {}))
+        return jobs[-1]
+
+    yield start
+    for job in jobs:
+        job.kill()
+
+
+@pytest.fixture
+def run(start: Callable[..., Job]) -> Callable[..., Result]:
+    """Run a program on so many ranks to its end."""
+    return lambda *args, **kwargs: start(*args, **kwargs).result()
+
+
+@pytest.fixture(scope="session")
+def open_mpi() -> bool:
+    """Whether the MPI is Open MPI, whose launcher has ways of its own."""
+    version = subprocess.run([tool("mpirun"), "--version"], capture_output=True, text=True)
+    return "Open MPI" in version.stdout + version.stderr

@@ -1,0 +1,560 @@
+"""Ranks that fail to start, never come, are killed, are sent signals, or get stuck."""
+
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from conftest import tool
+
+SLOW = """
+import time
+from mpidask import mpi_dask_main
+
+@mpi_dask_main
+def main(client):
+    print("running", flush=True)
+    try:
+        {body}
+    finally:
+        print("finally", flush=True)
+
+main()
+print("never")
+"""
+
+SLEEP = "time.sleep(80)"
+WAIT = "client.submit(time.sleep, 80).result()"
+GONE = "Traceback", "never"
+
+
+def errors(result):
+    """Give the last lines of all tracebacks of mpidask's own errors and Python's."""
+    return [
+        line
+        for line in result.stderr.splitlines()
+        if line.startswith(("mpidask.", "TypeError", "ValueError", "mpidask._errors"))
+    ]
+
+
+# -- Bad input: one error, non-zero, soon ---------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options, ranks, error, text",
+    [
+        ("nthread=4", 3, "TypeError", "did you mean 'nthreads'"),
+        ("nthreads='many'", 3, "TypeError", "nthreads='many'"),
+        ("nthreads=0", 3, "ValueError", "nthreads=0"),
+        ("scheduler_port=70000", 3, "ValueError", "0 to 65535"),
+        ("startup_timeout='soon'", 3, "ValueError", "startup_timeout='soon'"),
+        ("scheduler_rank=1", 3, "ValueError", "both 1"),
+        ("wait_for_workers=5", 3, "ValueError", "1 workers"),
+        ("protocol='tcp'", 3, "ValueError", "security=False"),
+        ("worker_options={'name': 'x'}", 3, "ValueError", "name"),
+        ("client_rank=9", 3, "NotEnoughRanksError", "needs 10"),
+        ("", 2, "NotEnoughRanksError", "needs 3 or more"),
+        ("interface='nonesuch0'", 3, "StartupError", "scheduler on rank 0 on"),
+        ("worker_class='no.such.Class'", 3, "StartupError", "worker on rank 2 on"),
+        ("worker_options={'nonesuch': 1}", 3, "StartupError", "worker on rank 2 on"),
+        ("scheduler_options={'nonesuch': 1}", 3, "StartupError", "scheduler on rank 0 on"),
+        ("host='192.0.2.1'", 3, "StartupError", "scheduler on rank 0 on"),
+        ("local_directory='/proc/nonesuch'", 3, "StartupError", "worker on rank 2 on"),
+        ("scheduler_port=1, host='127.0.0.1:x'", 3, "StartupError", "scheduler on rank 0 on"),
+    ],
+)
+def test_bad_input_is_one_clear_error(run, options, ranks, error, text):
+    result = run(
+        f"""
+        from mpidask import mpi_dask_main
+
+        @mpi_dask_main({options})
+        def main(client):
+            print("ran")
+
+        main()
+        """,
+        ranks=ranks,
+        limit=40,
+    )
+    assert result.status == 1
+    assert "ran" not in result.stdout
+    assert result.stderr.count("Traceback") == 1, result.stderr
+    said = [line for line in result.stderr.splitlines() if f"{error}: " in line]
+    assert len(said) == 1, result.stderr
+    assert text in said[0]
+
+
+def test_bad_configuration_is_one_clear_error(run):
+    program = "from mpidask import mpi_dask_main\nmpi_dask_main(print)()\n"
+    result = run(program, env={"DASK_MPIDASK__NTHREAD": "4"}, limit=40)
+    assert result.status == 1
+    assert result.stderr.count("Traceback") == 1
+    assert "dask's configuration" in result.stderr
+
+
+def test_configuration_from_the_environment(run):
+    program = """
+    from mpidask import mpi_dask_main
+
+    @mpi_dask_main
+    def main(client):
+        print(list(client.nthreads().values()))
+
+    main()
+    """
+    result = run(program, ranks=3, env={"DASK_MPIDASK__NTHREADS": "5"})
+    assert (result.status, result.stdout) == (0, "[5]\n"), result.stderr
+
+
+def test_taken_ports(run):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        program = """
+        from mpidask import mpi_dask_main
+        mpi_dask_main({})(lambda client: print(client.dashboard_link))()
+        """
+        result = run(program.format(f"scheduler_port={port}"), limit=40)
+        assert result.status == 1
+        assert result.stderr.count("Traceback") == 1
+        assert "scheduler on rank 0" in result.stderr
+        result = run(program.format(f"dashboard_address='127.0.0.1:{port}'"), limit=40)
+        assert result.status == 0, result.stderr
+        assert len(result.stderr.splitlines()) == 1, result.stderr
+        assert f":{port}/" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"PMI_SIZE": "4", "PMI_RANK": "0"}, {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"}],
+)
+def test_a_launcher_of_another_mpi_is_an_error(run, variables):
+    # As mpirun of another MPI does it: this process is alone, its variables say it isn't.
+    program = (
+        f"import os; from mpi4py import MPI; os.environ.update({variables})\n"
+        "from mpidask import mpi_dask_main\nmpi_dask_main(print)()\n"
+    )
+    result = run(program, ranks=None, limit=40)
+    assert result.status == 1
+    assert "the launcher started 4 processes" in result.stderr
+    assert result.stderr.count("Traceback") == 1
+
+
+# -- Ranks that never come, or come late ----------------------------------------------
+
+
+def test_a_rank_that_does_not_reach_the_cluster_is_named(run):
+    result = run(
+        """
+        import time
+        from mpi4py import MPI
+        from mpidask import mpi_dask_main
+
+        if MPI.COMM_WORLD.rank == 3:
+            time.sleep(80)
+        mpi_dask_main(startup_timeout=3)(print)()
+        """,
+        ranks=5,
+        limit=40,
+    )
+    assert result.status == 1
+    said = [line for line in result.stderr.splitlines() if "StartupError: " in line]
+    assert len(said) == 1, result.stderr
+    assert "rank 3 did not reach mpidask within 3 s" in said[0]
+    assert result.stderr.count("Traceback") == 1
+
+
+def test_a_client_rank_that_does_not_come_is_named_by_another(run):
+    result = run(
+        """
+        import time
+        from mpi4py import MPI
+        from mpidask import mpi_dask_main
+
+        if MPI.COMM_WORLD.rank == 1:
+            time.sleep(80)
+        mpi_dask_main(startup_timeout=3)(print)()
+        """,
+        limit=40,
+    )
+    assert result.status == 1
+    assert "rank 1 did not reach mpidask" in result.stderr
+    assert result.stderr.count("Traceback") == 1
+
+
+PRELOAD = """
+from mpi4py import MPI
+
+async def dask_setup(worker):
+    import asyncio
+    if MPI.COMM_WORLD.rank == 3:
+        {body}
+"""
+
+
+def test_a_worker_that_does_not_start_is_named(run, tmp_path):
+    (tmp_path / "slow.py").write_text(PRELOAD.format(body="await asyncio.sleep(70)"))
+    program = """
+    from mpidask import mpi_dask_main
+    mpi_dask_main(worker_options=dict(preload=["slow.py"]), startup_timeout=12)(print)()
+    """
+    result = run(program, limit=50)
+    assert result.status == 1
+    assert "starting for 10 s: 1 of 2 workers are up" in result.stderr
+    said = [line for line in result.stderr.splitlines() if "StartupError: " in line]
+    assert len(said) == 1, result.stderr
+    assert "no answer from rank 3 on " in said[0] and "(worker)" in said[0]
+
+
+@pytest.mark.parametrize("wanted", ["False", "1"])
+def test_not_waiting_for_a_slow_worker(run, tmp_path, wanted):
+    (tmp_path / "slow.py").write_text(PRELOAD.format(body="await asyncio.sleep(70)"))
+    program = f"""
+    from mpidask import mpi_dask_main
+
+    @mpi_dask_main(
+        worker_options=dict(preload=["slow.py"]), wait_for_workers={wanted}, shutdown_timeout=5
+    )
+    def main(client):
+        print(client.submit(sum, range(10)).result())
+
+    main()
+    """
+    result = run(program, limit=50)
+    assert (result.status, result.stdout) == (0, "45\n"), result.stderr
+    assert "Traceback" not in result.stderr
+
+
+# -- Signals ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("body", [SLEEP, WAIT, "while True: pass"])
+@pytest.mark.parametrize("rank", [0, 1, 3])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_any_rank_ends_the_job(start, body, rank, signum):
+    if rank != 1 and body != WAIT:
+        pytest.skip("what the function does matters for its own rank only")
+    job = start(SLOW.format(body=body), limit=60)
+    job.wait_for_output("running")
+    job.rank(rank).send_signal(signum)
+    result = job.result()
+    assert result.status == 128 + signum, result.stderr
+    assert result.stdout == "running\nfinally\n"
+    assert "Traceback" not in result.stderr
+    assert f"ended by {signum.name}" in result.stderr
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_repeated_signals_to_all_ranks(start, signum):
+    # As Slurm does it: every rank, and again.
+    body = "time.sleep(80)\n    finally:\n        time.sleep(1)\n    try: pass"
+    job = start(SLOW.format(body=body), limit=60)
+    job.wait_for_output("running")
+    ranks = [job.rank(n) for n in range(4)]
+    for _ in range(3):
+        for process in ranks:
+            process.send_signal(signum)
+    result = job.result()
+    assert result.status == 128 + signum, result.stderr
+    assert result.stdout.count("finally") == 0 or result.stdout == "running\nfinally\n"
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("times", [1, 2, 3])
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_mpirun_ends_the_job(start, signum, times, open_mpi):
+    job = start(SLOW.format(body=WAIT), limit=60)
+    job.wait_for_output("running")
+    for _ in range(times):
+        job.process.send_signal(signum)
+    result = job.result()
+    assert result.status != 0
+    assert result.stdout.count("finally") == 1
+    assert "never" not in result.stdout
+
+
+def test_a_signal_during_the_start(start, tmp_path):
+    (tmp_path / "slow.py").write_text(PRELOAD.format(body="await asyncio.sleep(70)"))
+    job = start(
+        """
+        from mpidask import mpi_dask_main
+        mpi_dask_main(worker_options=dict(preload=["slow.py"]), shutdown_timeout=5)(print)()
+        """,
+        limit=50,
+    )
+    job.wait_for(lambda: "starting for 10 s" in job.stderr.read_text(), "to wait for workers")
+    job.rank(2).send_signal(signal.SIGTERM)
+    result = job.result()
+    assert result.status == 143, result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_signal_in_an_async_program(start):
+    job = start(
+        """
+        import asyncio
+        from mpidask import mpi_dask
+
+        async def main():
+            async with mpi_dask() as client:
+                print("running", flush=True)
+                try:
+                    await asyncio.sleep(80)
+                finally:
+                    print("finally", flush=True)
+
+        asyncio.run(main())
+        """,
+        limit=50,
+    )
+    job.wait_for_output("running")
+    job.rank(2).send_signal(signal.SIGTERM)
+    result = job.result()
+    assert result.status == 143, result.stderr
+    assert result.stdout == "running\nfinally\n"
+    assert "Traceback" not in result.stderr
+
+
+def test_the_programs_own_handler_is_respected(start):
+    job = start(
+        """
+        import signal, time
+        from mpidask import mpi_dask_main
+
+        class Checkpoint(Exception):
+            pass
+
+        def save(signum, frame):
+            raise Checkpoint
+
+        signal.signal(signal.SIGTERM, save)
+
+        @mpi_dask_main
+        def main(client):
+            print("running", flush=True)
+            try:
+                client.submit(time.sleep, 5).result()
+            except Checkpoint:
+                return "saved"
+
+        print(main())
+        """,
+        limit=60,
+    )
+    job.wait_for_output("running")
+    job.rank(3).send_signal(signal.SIGTERM)
+    result = job.result()
+    assert (result.status, result.stdout) == (0, "running\nsaved\n"), result.stderr
+
+
+# -- Killed ranks -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_a_killed_rank_ends_the_job(start, rank):
+    job = start(SLOW.format(body=WAIT), limit=60)
+    job.wait_for_output("running")
+    job.rank(rank).send_signal(signal.SIGKILL)
+    result = job.result()
+    assert result.status != 0
+    assert "never" not in result.stdout
+
+
+def test_a_task_that_kills_its_process_ends_the_job(run):
+    result = run(SLOW.format(body="import os; client.submit(os._exit, 3).result()"), limit=60)
+    assert result.status != 0
+    assert "never" not in result.stdout
+
+
+# -- Tasks that don't stop --------------------------------------------------------------
+
+
+def test_a_task_that_never_returns_is_left_behind(run):
+    result = run(
+        """
+        import time
+        from distributed import Event, fire_and_forget
+        from mpidask import mpi_dask_main
+
+        def forever():
+            Event("started").set()
+            while True:
+                time.sleep(0.1)
+
+        @mpi_dask_main(shutdown_timeout=2)
+        def main(client):
+            fire_and_forget(client.submit(forever))
+            Event("started").wait()
+            return "value"
+
+        print(main())
+        """,
+        limit=50,
+    )
+    assert (result.status, result.stdout) == (0, "value\n"), result.stderr
+    line, left = result.said
+    assert "left behind on rank" in left and "forever" in left
+    assert "Traceback" not in result.stderr
+
+
+def test_a_task_that_holds_the_gil_does_not_hold_the_job(run):
+    result = run(
+        """
+        import ctypes, sys, time
+        from distributed import Event, fire_and_forget
+        from mpidask import mpi_dask_main
+
+        def hold():
+            Event("started").set()
+            time.sleep(0.5)
+            ctypes.PyDLL(None).sleep(75)  # a PyDLL call keeps the GIL
+
+        @mpi_dask_main(shutdown_timeout=2)
+        def main(client):
+            fire_and_forget(client.submit(hold))
+            Event("started").wait()
+            time.sleep(1)
+            print("value", flush=True)
+            sys.exit(5)
+
+        main()
+        """,
+        limit=50,
+    )
+    assert (result.status, result.stdout) == (5, "value\n"), result.stderr
+    assert "no answer from rank" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+# -- Workers that come back ---------------------------------------------------------------
+
+
+def test_restart_retire_and_workers_that_close(run):
+    result = run(
+        """
+        import os, time
+        from distributed import get_worker
+        from mpidask import mpi_dask_main
+
+        def addresses(client):
+            return set(client.scheduler_info(-1)["workers"])
+
+        def until(condition):
+            deadline = time.monotonic() + 30
+            while not condition():
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+
+        @mpi_dask_main
+        def main(client):
+            first = addresses(client)
+            client.restart()
+            second = addresses(client)
+            print("restarted", len(second), not first & second, client.submit(abs, -1).result())
+
+            client.run(lambda dask_worker: dask_worker.loop.add_callback(dask_worker.close))
+            until(lambda: len(addresses(client)) == 3 and not addresses(client) & second)
+            print("closed and back", client.submit(abs, -2, pure=False).result())
+
+            third = addresses(client)
+            client.run(lambda dask_worker: dask_worker.batched_stream.comm.abort())
+            until(lambda: len(addresses(client)) == 3 and not addresses(client) & third)
+            print("lost and back", client.submit(abs, -3, pure=False).result())
+
+            gone = sorted(addresses(client))[0]
+            client.retire_workers([gone])
+            until(lambda: len(addresses(client)) == 2)
+            time.sleep(2)
+            print("retired", len(addresses(client)), gone in addresses(client))
+
+        main()
+        """,
+        ranks=5,
+        limit=120,
+    )
+    assert result.status == 0, result.stderr
+    assert result.stdout.splitlines() == [
+        "restarted 3 True 1",
+        "closed and back 2",
+        "lost and back 3",
+        "retired 2 False",
+    ]
+    assert "Traceback" not in result.stderr
+
+
+# -- Who may connect ----------------------------------------------------------------------
+
+
+def test_only_the_jobs_own_credentials_are_let_in(run):
+    result = run(
+        """
+        import asyncio
+        from distributed import Client, Security
+        from distributed.core import rpc
+        from mpidask import mpi_dask_main
+
+        async def knock(address, security):
+            try:
+                args = security.get_connection_args("client")
+                async with rpc(address, connection_args=args, timeout=5) as server:
+                    return await asyncio.wait_for(server.identity(), 5)
+            except Exception as error:
+                return None
+
+        @mpi_dask_main
+        def main(client):
+            worker = next(iter(client.scheduler_info()["workers"]))
+            for name, address in ("scheduler", client.scheduler.address), ("worker", worker):
+                assert address.startswith("tls://")
+                plain = address.replace("tls://", "tcp://")
+                open = Security(require_encryption=False)
+                inside = asyncio.run(knock(address, client.security))
+                print(
+                    name,
+                    inside["type"].lower(),
+                    asyncio.run(knock(plain, open)),
+                    asyncio.run(knock(address, Security.temporary())),
+                )
+
+        main()
+        """
+    )
+    assert result.status == 0, result.stderr
+    assert result.stdout == "scheduler scheduler None None\nworker worker None None\n"
+
+
+# -- Idle ranks ---------------------------------------------------------------------------
+
+
+def test_idle_ranks_do_not_spin(start):
+    job = start(
+        """
+        import sys, time
+        from mpidask import mpi_dask_main
+
+        def wait(text):
+            print(text, flush=True)
+            time.sleep(8)
+
+        @mpi_dask_main(dashboard=False)
+        def main(client):
+            time.sleep(2)
+            wait("inside")
+
+        main()
+        wait("after")
+        """,
+        limit=90,
+    )
+    for phase in "inside", "after":
+        job.wait_for_output(phase)
+        before = {n: sum(job.rank(n).cpu_times()[:2]) for n in range(4)}
+        end = job.seconds + 6
+        job.wait_for(lambda: job.seconds > end, "to idle")
+        used = {n: sum(job.rank(n).cpu_times()[:2]) - before[n] for n in range(4)}
+        # A spinning rank uses all it can get of a core: seconds, not tenths.
+        assert max(used.values()) < 6 * 0.25, (phase, used)
+    assert job.result().status == 0

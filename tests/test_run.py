@@ -1,0 +1,362 @@
+"""Programs that go well, and programs whose function ends in another way."""
+
+from __future__ import annotations
+
+import pytest
+
+HELLO = """
+from mpidask import mpi_dask_main
+
+@mpi_dask_main
+def main(client):
+    print("sum", client.submit(sum, range(10)).result())
+    return "value"
+
+print("got", main())
+"""
+
+
+def one_line(result):
+    """Assert that stderr has the one line of a run that went well, and nothing else."""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("mpidask: ")
+    return lines[0]
+
+
+def test_hello_world(run):
+    result = run(HELLO, ranks=4)
+    assert result.status == 0, result.stderr
+    assert result.stdout == "sum 45\ngot value\n"
+    line = one_line(result)
+    for part in ("2 workers on 1 node", "thread", "memory", "scheduler tls://", "dashboard http"):
+        assert part in line
+
+
+def test_many_ranks(run):
+    result = run(HELLO, ranks=12, limit=150)
+    assert result.status == 0, result.stderr
+    assert result.stdout == "sum 45\ngot value\n"
+    assert "10 workers" in one_line(result)
+
+
+def test_bare_python_uses_a_local_cluster(run):
+    result = run(HELLO, ranks=None)
+    assert result.status == 0, result.stderr
+    assert result.stdout == "sum 45\ngot value\n"
+    assert "no MPI job" in one_line(result)
+
+
+def test_one_rank_uses_a_local_cluster(run):
+    result = run(HELLO, ranks=1)
+    assert result.status == 0, result.stderr
+    assert result.stdout == "sum 45\ngot value\n"
+
+
+def test_context_manager(run):
+    result = run(
+        """
+        from distributed import Client, get_client
+        import dask
+        from mpidask import mpi_dask
+
+        with mpi_dask(nthreads=1) as client:
+            with Client() as mine:
+                assert mine.scheduler.address == client.scheduler.address
+                print("bare client", mine.submit(abs, -1).result())
+            print("get_client", get_client() is client)
+            print("compute", dask.delayed(abs)(-2).compute())
+        print("address", dask.config.get("scheduler-address", None))
+        """
+    )
+    assert result.status == 0, result.stderr
+    assert result.stdout == "bare client 1\nget_client True\ncompute 2\naddress None\n"
+    one_line(result)
+
+
+def test_async_function(run):
+    result = run(
+        """
+        import asyncio
+        from mpidask import mpi_dask_main
+
+        @mpi_dask_main
+        async def main(n, client):
+            return await client.submit(sum, range(n))
+
+        print("got", asyncio.run(main(10)))
+        """
+    )
+    assert result.status == 0, result.stderr
+    assert result.stdout == "got 45\n"
+    one_line(result)
+
+
+@pytest.mark.parametrize("ranks", [4, None])
+def test_async_block(run, ranks):
+    result = run(
+        """
+        import asyncio
+        from mpidask import mpi_dask
+
+        async def main():
+            async with mpi_dask() as client:
+                print("sum", await client.submit(sum, range(10)))
+
+        asyncio.run(main())
+        """,
+        ranks=ranks,
+    )
+    assert result.status == 0, result.stderr
+    assert result.stdout == "sum 45\n"
+    one_line(result)
+
+
+def test_methods_and_commands(run):
+    result = run(
+        """
+        import sys
+        import click
+        from mpidask import mpi_dask_main
+
+        class Analysis:
+            def __init__(self, n):
+                self.n = n
+
+            @mpi_dask_main(exit=False)
+            def run(self, client, *, power=1):
+                return client.submit(pow, self.n, power).result()
+
+        value = Analysis(3).run(power=2)
+        if value is not None:
+            print("method", value)
+
+        @click.command()
+        @click.argument("n", type=int)
+        @mpi_dask_main(exit=False)
+        def inner(n, client):
+            print("command outside", client.submit(abs, n).result(), flush=True)
+
+        inner(["7"], standalone_mode=False)
+
+        @mpi_dask_main
+        @click.command()
+        @click.argument("n", type=int)
+        def outer(n):
+            from distributed import get_client
+            print("command inside", get_client().submit(abs, n).result())
+
+        outer(["8"])
+        """
+    )
+    assert result.status == 0, result.stderr
+    assert result.stdout.splitlines() == ["method 9", "command outside 7", "command inside 8"]
+
+
+def test_error_in_main(run):
+    result = run(
+        """
+        from mpidask import mpi_dask_main
+
+        @mpi_dask_main
+        def main(client):
+            client.submit(int, "x").result()
+
+        main()
+        print("never")
+        """
+    )
+    assert result.status == 1
+    assert "never" not in result.stdout
+    assert result.stderr.count("Traceback") == 1, result.stderr
+    assert result.stderr.count("ValueError: invalid literal") == 1
+
+
+@pytest.mark.parametrize("code, status", [("0", 0), ("7", 7), ("None", 0), ("'text'", 1)])
+def test_sys_exit(run, code, status):
+    result = run(
+        f"""
+        import sys
+        from mpidask import mpi_dask_main
+
+        @mpi_dask_main
+        def main():
+            sys.exit({code})
+
+        main()
+        """
+    )
+    assert result.status == status, result.stderr
+    assert "Traceback" not in result.stderr
+    assert result.stderr.splitlines().count("text") == (code == "'text'")
+
+
+def test_client_closed_by_the_user(run):
+    result = run(HELLO.replace("return", "client.close(); return"))
+    assert result.status == 0, result.stderr
+    assert result.stdout == "sum 45\ngot value\n"
+    one_line(result)
+
+
+def test_shutdown_by_the_user(run):
+    result = run(HELLO.replace("return", "client.shutdown(); return"), limit=40)
+    assert result.status == 0, result.stderr
+    assert result.stdout == "sum 45\ngot value\n"
+    one_line(result)
+
+
+def test_several_clusters_in_one_mpi_program(run):
+    result = run(
+        """
+        import logging, signal
+        import dask
+        from mpi4py import MPI
+        from mpidask import mpi_dask, mpi_dask_main
+
+        def state():
+            import distributed
+            return (
+                signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT),
+                logging.getLogger("distributed").level, logging.getLogger("mpidask").level,
+                len(logging.getLogger("mpidask").handlers),
+                dask.config.get("scheduler-address", None),
+                dask.config.get("distributed.comm.require-encryption"),
+            )
+
+        comm = MPI.COMM_WORLD
+        before = state()
+        for n in range(3):
+            with mpi_dask(exit=False) as client:
+                if client is not None:
+                    print("rank", comm.rank, client.submit(sum, range(n)).result(), flush=True)
+            assert state() == before, (state(), before)
+            assert comm.allreduce(1) == comm.size
+
+        half = comm.Split(comm.rank // 3)
+        with mpi_dask(comm=half, exit=False) as client:
+            if client is not None:
+                print("half", comm.rank, client.submit(sum, [comm.rank]).result(), flush=True)
+        half.Free()
+
+        @mpi_dask_main(exit=False, scheduler_rank=5, client_rank=0)
+        def last(client):
+            return len(client.scheduler_info()["workers"])
+
+        print("last", comm.gather(last()), flush=True) if comm.rank == 0 else comm.gather(last())
+        """,
+        ranks=6,
+        limit=150,
+    )
+    assert result.status == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[:3] == ["rank 1 0", "rank 1 0", "rank 1 1"]
+    assert sorted(lines[3:5]) == ["half 1 1", "half 4 4"]
+    assert lines[5] == "last [4, None, None, None, None, None]"
+    assert len(result.stderr.splitlines()) == len(result.said) == 6
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_inclusive_workers(run, ranks):
+    result = run(
+        """
+        from mpidask import mpi_dask_main
+
+        @mpi_dask_main(exclusive_workers=False)
+        def main(client):
+            client.wait_for_workers(1)
+            names = [w["name"] for w in client.scheduler_info(-1)["workers"].values()]
+            print(sorted(names), sum(client.run(abs, -1).values()))
+
+        main()
+        """,
+        ranks=ranks,
+    )
+    assert result.status == 0, result.stderr
+    assert result.stdout == f"{[f'mpidask-{r}' for r in range(ranks)]} {ranks}\n"
+    one_line(result)
+
+
+def test_error_with_exit_false_does_not_hang(run):
+    result = run(
+        """
+        from mpi4py import MPI
+        from mpidask import mpi_dask_main
+
+        @mpi_dask_main(exit=False)
+        def main():
+            raise ZeroDivisionError("mine")
+
+        main()
+        MPI.COMM_WORLD.Barrier()
+        """,
+        limit=40,
+    )
+    assert result.status != 0
+    assert result.stderr.count("ZeroDivisionError: mine") == 1
+
+
+def test_error_caught_with_exit_false_lets_the_program_go_on(run):
+    result = run(
+        """
+        from mpi4py import MPI
+        from mpidask import mpi_dask_main
+
+        @mpi_dask_main(exit=False)
+        def main():
+            raise ZeroDivisionError("mine")
+
+        try:
+            main()
+        except ZeroDivisionError:
+            print("caught", flush=True)
+        print(MPI.COMM_WORLD.allreduce(1), flush=True)
+        """
+    )
+    assert result.status == 0, result.stderr
+    assert result.stdout.count("caught") == 1
+    assert result.stdout.count("4") == 4
+
+
+def test_program_that_finalizes_mpi_itself(run):
+    result = run(HELLO + "from mpi4py import MPI\nMPI.Finalize()\nprint('end')\n", limit=40)
+    assert result.status == 0, result.stderr
+    assert result.stdout == "sum 45\ngot value\nend\n"
+
+
+def test_performance_report(run, tmp_path):
+    pytest.importorskip("bokeh")
+    result = run(HELLO.replace("@mpi_dask_main", "@mpi_dask_main(performance_report='r.html')"))
+    assert result.status == 0, result.stderr
+    assert "Dask Performance Report" in (tmp_path / "r.html").read_text()
+    one_line(result)
+
+
+def test_used_twice_or_nested(run):
+    result = run(
+        """
+        from mpidask import MPIDaskError, mpi_dask, mpi_dask_main
+
+        @mpi_dask_main
+        def main(client):
+            try:
+                main()
+            except MPIDaskError as error:
+                print("nested:", error)
+            try:
+                client.submit(lambda: mpi_dask().__enter__()).result()
+            except MPIDaskError as error:
+                print("in a task:", error)
+
+        main()
+        try:
+            with mpi_dask():
+                pass
+        except MPIDaskError as error:
+            print("again:", error)
+        """
+    )
+    assert result.status == 0, result.stderr
+    nested, task, again = result.stdout.splitlines()
+    assert nested.startswith("nested: ") and "inside" in nested
+    assert task.startswith("in a task: ") and "inside" in task
+    assert again.startswith("again: ") and "exit=False" in again
