@@ -165,7 +165,7 @@ class Member:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(worker.finished(), _SCHEDULER_GRACE)
         if worker.status not in (Status.closed, Status.failed):
-            await worker.close(reason="scheduler-close")
+            await worker.close(reason=_servers.CLUSTER_ENDS)
 
 
 def _root_cause(error: BaseException) -> str:

@@ -20,16 +20,8 @@ if TYPE_CHECKING:
 #: whose import takes more than a second of CPU, is loaded.
 DASHBOARD_DELAY = 1.0
 
-#: Reasons to close (`Worker.close`, `Nanny.close`) after which a worker stays away: the
-#: cluster ends, or the worker was retired on purpose. Whatever else closes one, such as
-#: `Client.restart` or a lost connection, its rank starts another.
-_FINAL_REASONS = {
-    "scheduler-close",
-    "scheduler-close-worker",
-    "worker-close-gracefully",
-    "worker-lifetime-reached",
-    "nanny-close-gracefully",
-}
+#: The reason that `Scheduler.close` gives to the workers it closes.
+CLUSTER_ENDS = "scheduler-close"
 
 
 def make_security(option: Any) -> Any:
@@ -154,17 +146,20 @@ def worker_class(options: Options) -> type:
 def _rank_worker(base: type, shutdown_timeout: float) -> type:
     """Derive a worker class that knows why it was closed."""
     from distributed import Worker
+    from distributed.core import Status
 
     class RankWorker(base):  # type: ignore[misc]
         close_reason: str | None = None
+        retired = False
 
         async def close(self, *args: Any, **kwargs: Any) -> Any:
             if self.close_reason is None:
                 self.close_reason = kwargs.get("reason", "")
+                self.retired = self.status == Status.closing_gracefully
             if issubclass(base, Worker):
                 # Running tasks may finish at the end of the cluster. When the worker is
                 # replaced, its successor shall not wait for them.
-                if self.close_reason != "scheduler-close":
+                if self.close_reason != CLUSTER_ENDS:
                     kwargs["executor_wait"] = False
                 kwargs["timeout"] = shutdown_timeout
             return await super().close(*args, **kwargs)
@@ -174,15 +169,18 @@ def _rank_worker(base: type, shutdown_timeout: float) -> type:
 
 
 def stays_away(worker: Any) -> bool:
-    """Tell whether a worker that has finished shall not be replaced."""
-    if getattr(worker, "lifetime_restart", False):
-        return worker.close_reason == "scheduler-close"
-    return worker.close_reason in _FINAL_REASONS
+    """Tell whether a worker that has finished shall not be replaced.
+
+    It shall if `Client.restart` closed it, it lost its connection, or closed itself; it
+    shall not at the end of the cluster, or if it was retired on purpose.
+    """
+    retired = worker.retired and not getattr(worker, "lifetime_restart", False)
+    return retired or worker.close_reason in (CLUSTER_ENDS, "scheduler-close-worker")
 
 
 def running_tasks(worker: Any) -> tuple[str, ...]:
     """Name the tasks that a worker's threads are busy with."""
-    return tuple(str(key) for key in getattr(worker, "active_keys", ()))
+    return tuple(str(key) for key in getattr(worker, "active_threads", {}).values())
 
 
 def hide_script_from_nannies() -> None:

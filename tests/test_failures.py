@@ -6,8 +6,6 @@ import signal
 
 import pytest
 
-from conftest import tool
-
 SLOW = """
 import time
 from mpidask import mpi_dask_main
@@ -26,16 +24,7 @@ print("never")
 
 SLEEP = "time.sleep(80)"
 WAIT = "client.submit(time.sleep, 80).result()"
-GONE = "Traceback", "never"
-
-
-def errors(result):
-    """Give the last lines of all tracebacks of mpidask's own errors and Python's."""
-    return [
-        line
-        for line in result.stderr.splitlines()
-        if line.startswith(("mpidask.", "TypeError", "ValueError", "mpidask._errors"))
-    ]
+BUSY = "while True: time.monotonic()"
 
 
 # -- Bad input: one error, non-zero, soon ---------------------------------------------
@@ -231,12 +220,9 @@ def test_not_waiting_for_a_slow_worker(run, tmp_path, wanted):
 # -- Signals ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("body", [SLEEP, WAIT, "while True: pass"])
-@pytest.mark.parametrize("rank", [0, 1, 3])
+@pytest.mark.parametrize("rank, body", [(0, WAIT), (1, WAIT), (1, SLEEP), (1, BUSY), (3, WAIT)])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_any_rank_ends_the_job(start, body, rank, signum):
-    if rank != 1 and body != WAIT:
-        pytest.skip("what the function does matters for its own rank only")
+def test_a_signal_to_any_rank_ends_the_job(start, rank, body, signum):
     job = start(SLOW.format(body=body), limit=60)
     job.wait_for_output("running")
     job.rank(rank).send_signal(signum)
@@ -272,8 +258,10 @@ def test_a_signal_to_mpirun_ends_the_job(start, signum, times, open_mpi):
         job.process.send_signal(signum)
     result = job.result()
     assert result.status != 0
-    assert result.stdout.count("finally") == 1
     assert "never" not in result.stdout
+    if not open_mpi and signum == signal.SIGINT and times > 1:
+        return  # MPICH's mpirun kills all ranks at the second one, as it tells its user
+    assert result.stdout.count("finally") == 1
 
 
 def test_a_signal_during_the_start(start, tmp_path):
