@@ -5,6 +5,7 @@
     RuntimeError
     └── MPIDaskError                a cluster was used in a way that can't work
         ├── NotEnoughRanksError     the job has too few ranks for the roles asked for
+        ├── SchedulerFileError      a scheduler file is missing, broken or not safe
         └── StartupError            a rank could not start its part, or never came
 
 Options are checked before anything starts: a wrong name or type is a
@@ -20,6 +21,10 @@ class MPIDaskError(RuntimeError):
 
 class NotEnoughRanksError(MPIDaskError):
     """The communicator has too few ranks for a scheduler, a client and a worker."""
+
+
+class SchedulerFileError(MPIDaskError):
+    """A scheduler file is missing, can't be read, is broken, or shows its credentials."""
 
 
 class StartupError(MPIDaskError):

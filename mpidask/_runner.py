@@ -24,7 +24,7 @@ import signal
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from mpidask import _departure, _servers
+from mpidask import _departure, _scheduler_file, _servers
 from mpidask._agreement import (
     Cluster,
     Done,
@@ -129,8 +129,16 @@ class Member:
     async def _run_scheduler(self, host: str | None) -> None:
         security = _servers.make_security(self._options.security)
         self._scheduler = await _servers.start_scheduler(self._options, host, security)
-        self._tell(_servers.describe_cluster(self._options, self._scheduler, security))
-        await self._scheduler.finished()
+        cluster = _servers.describe_cluster(self._options, self._scheduler, security)
+        path = self._options.scheduler_file
+        if path is not None:
+            _scheduler_file.write(path, self._scheduler.identity(), cluster)
+        self._tell(cluster)
+        try:
+            await self._scheduler.finished()
+        finally:
+            if path is not None:
+                _scheduler_file.remove(path, cluster)
 
     async def _run_worker(self, order: StartWorker) -> None:
         """Keep a worker running, as the deployment system that `Client.restart` counts on."""
