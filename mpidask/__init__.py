@@ -11,14 +11,18 @@ imported, when a cluster is asked for.
 
 from importlib.metadata import version
 
-from mpidask._api import mpi_dask, mpi_dask_main
-from mpidask._errors import MPIDaskError, NotEnoughRanksError, StartupError
+from mpidask._api import join_existing, mpi_dask, mpi_dask_main
+from mpidask._errors import MPIDaskError, NotEnoughRanksError, SchedulerFileError, StartupError
+from mpidask._scheduler_file import connection
 
 __all__ = [
     "MPIDaskError",
     "NotEnoughRanksError",
+    "SchedulerFileError",
     "StartupError",
     "__version__",
+    "connection",
+    "join_existing",
     "mpi_dask",
     "mpi_dask_main",
 ]

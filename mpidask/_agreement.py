@@ -41,6 +41,13 @@ class WorkerStarted:
 
 
 @dataclass(frozen=True)
+class Finished:
+    """A rank's scheduler was shut down, or its worker retired for good."""
+
+    duty: str
+
+
+@dataclass(frozen=True)
 class Failed:
     """A rank could not start, or go on with, its part."""
 
@@ -74,9 +81,12 @@ class StartScheduler:
 
 @dataclass(frozen=True)
 class StartWorker:
-    """Start a worker; `sharers` ranks share the memory of its node."""
+    """Start a worker; `sharers` ranks share the memory of its node.
 
-    cluster: Cluster
+    Without a cluster, the worker joins the one that the options name.
+    """
+
+    cluster: Cluster | None
     nthreads: int
     sharers: int
     name: str
@@ -135,6 +145,8 @@ class Startup:
 
     @property
     def complete(self) -> bool:
+        if self.roles.scheduler is None:
+            return self.everyone_is_here
         return self.cluster is not None and len(self.workers) >= self.wanted
 
     @property
@@ -142,24 +154,27 @@ class Startup:
         """The ranks the start waits for."""
         if not self.everyone_is_here:
             return [rank for rank in range(self.size) if rank not in self.nodes]
-        if self.cluster is None:
-            return [] if self.roles.scheduler is None else [self.roles.scheduler]
+        if self.cluster is None and self.roles.scheduler is not None:
+            return [self.roles.scheduler]
         return [rank for rank in self.roles.workers if rank not in self.workers]
 
     def raise_if_hopeless(self) -> None:
         """Raise `StartupError` if so many have failed that the start can't complete."""
         lost = [rank for rank in self.failures if rank in self.roles.workers]
-        if self.cluster is not None and len(self.roles.workers) - len(lost) >= self.wanted:
-            return
-        if self.failures:
-            rank, failed = next(iter(self.failures.items()))
-            others = len(self.failures) - 1
-            raise StartupError(
-                f"the {failed.duty} on {self.place(rank)} did not start: {failed.cause}"
-                + (f" (and so on {others} more rank{'s' * (others > 1)})" if others else ""),
-                rank=rank,
-                host=self.host(rank),
-            )
+        scheduler_failed = self.roles.scheduler in self.failures and self.cluster is None
+        if scheduler_failed or len(self.roles.workers) - len(lost) < self.wanted:
+            raise self.failed()
+
+    def failed(self) -> StartupError:
+        """Make the error that says what failed."""
+        rank, failed = next(iter(self.failures.items()))
+        others = len(self.failures) - 1
+        return StartupError(
+            f"the {failed.duty} on {self.place(rank)} did not start: {failed.cause}"
+            + (f" (and so on {others} more rank{'s' * (others > 1)})" if others else ""),
+            rank=rank,
+            host=self.host(rank),
+        )
 
     def timed_out(self, timeout: float) -> StartupError:
         """Make the error that says who is missing."""
@@ -177,7 +192,7 @@ class Startup:
         """Say how many of how many are there."""
         if not self.everyone_is_here:
             return f"{len(self.nodes)} of {self.size} ranks are here"
-        if self.cluster is None:
+        if self.cluster is None and self.roles.scheduler is not None:
             return "the scheduler is not up"
         return f"{len(self.workers)} of {len(self.roles.workers)} workers are up"
 
@@ -190,10 +205,9 @@ class Startup:
         return f"rank {rank}" + (f" on {host}" if host else "")
 
     def summary(self) -> str:
-        """Describe the cluster in one line."""
+        """Describe the cluster, or this job's part of it, in one line."""
         from dask.utils import format_bytes
 
-        assert self.cluster is not None
         hosts = {self.nodes[rank].host for rank in self.roles.workers}
         limits = [worker.memory_limit for worker in self.workers.values()]
         memory = sum(limit or 0 for limit in limits)
@@ -201,8 +215,12 @@ class Startup:
             f"{_count(len(self.workers), 'worker')} on {_count(len(hosts), 'node')}",
             _count(sum(worker.nthreads for worker in self.workers.values()), "thread"),
             f"{format_bytes(memory)} memory" if all(limits) else "memory not limited",
-            f"scheduler {self.cluster.address}",
         ]
+        if self.cluster is None:
+            return "joined with " + ", ".join(parts)
+        parts.append(f"scheduler {self.cluster.address}")
+        if self.cluster.security is None:
+            parts.append("open to everyone who can reach it")
         if self.cluster.dashboard:
             parts.append(f"dashboard {self.cluster.dashboard}")
         return ", ".join(parts)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
+import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import wrapt
 
 from mpidask._client import connected, connected_async
-from mpidask._cluster import Block, prepared
+from mpidask._cluster import JOIN, Block, prepared, serve
 from mpidask._errors import MPIDaskError
 from mpidask._signals import Interrupt, raise_as_python_would
 
@@ -137,10 +138,10 @@ def _outcome(call: Callable[..., Any], *args: Any) -> tuple[Any, BaseException |
         return None, error
 
 
-def _cancelling_current_task() -> Callable[[int], None]:
+def _cancelling_current_task() -> Callable[[int], object]:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    return lambda signum: loop.call_soon_threadsafe(task.cancel) and None
+    return lambda signum: loop.call_soon_threadsafe(task.cancel)
 
 
 def mpi_dask_main(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
@@ -198,7 +199,49 @@ def mpi_dask_main(function: Callable[..., Any] | None = None, /, **options: Any)
     return _Main(function, run)
 
 
-class _Main(wrapt.FunctionWrapper):  # type: ignore[misc]
+def join_existing(
+    scheduler_file: str | os.PathLike[str] | None = None,
+    *,
+    address: str | None = None,
+    **options: Any,
+) -> None:
+    """Make every rank of this MPI job a worker of a cluster that runs elsewhere.
+
+    Blocks until the job is told to stop: by SIGINT or SIGTERM, or because its workers
+    were retired. When the scheduler goes away, the workers wait for one that comes back
+    under the same file, and they may start before it. Ending this job does not end the
+    cluster.
+
+    Parameters
+    ----------
+    scheduler_file : path, optional
+        The scheduler file of the cluster. It is read again for every attempt.
+    address : str, optional
+        The scheduler's address instead, for a cluster that does not move; one with
+        credentials needs ``security=`` too.
+    **options
+        Any of the options of mpidask that concern workers; ``death_timeout`` bounds
+        the wait for a scheduler, ``reconnect=False`` ends with the cluster.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option can't be, before anything starts.
+    StartupError
+        If a rank does not come in time.
+    SystemExit
+        At the end, on all ranks, with the job's status; with ``exit=False`` they go on.
+
+    Examples
+    --------
+    >>> import mpidask
+    >>> mpidask.join_existing("scheduler.json", death_timeout="10 min")  # doctest: +SKIP
+    """
+    with _brief():
+        serve({"scheduler_file": scheduler_file, "address": address, **options}, JOIN)
+
+
+class _Main(wrapt.FunctionWrapper[..., Any]):
     """A decorated function. Pickled by name, as functions are."""
 
     def __reduce_ex__(self, protocol: object) -> str:

@@ -49,6 +49,8 @@ def connected(cluster: Cluster, options: Options) -> Iterator[Client]:
                 if report is not None and _usable(client, options):
                     report.__exit__(None, None, None)
                 client.close()
+                for forgotten in _clients_of(cluster):
+                    forgotten.close()
 
 
 @contextlib.asynccontextmanager
@@ -70,6 +72,25 @@ async def connected_async(cluster: Cluster, options: Options) -> AsyncIterator[C
                 if report is not None and _usable(client, options):
                     await report.__aexit__(None, None, None)
                 await client.close()
+                for forgotten in _clients_of(cluster):
+                    await forgotten.close()
+
+
+def _clients_of(cluster: Cluster) -> Iterator[Client]:
+    """Find the clients that the program has made by `Client()` and not closed.
+
+    They would try to reconnect, and say so at length, until the program ends.
+    """
+    from distributed import Client
+
+    while True:
+        try:
+            client = Client.current()
+        except ValueError:
+            return
+        if client.scheduler is None or client.scheduler.address != cluster.address:
+            return
+        yield client
 
 
 def _performance_report(options: Options) -> Any:

@@ -93,7 +93,7 @@ def _leave() -> None:
 
 def _meet(comm: MPI.Intracomm) -> None:
     request = comm.Ibarrier()
-    for pause in pauses(longest=0.05):
+    for pause in pauses(longest=0.02):
         if request.Test():
             break
         time.sleep(pause)

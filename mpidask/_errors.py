@@ -24,7 +24,19 @@ class NotEnoughRanksError(MPIDaskError):
 
 
 class SchedulerFileError(MPIDaskError):
-    """A scheduler file is missing, can't be read, is broken, or shows its credentials."""
+    """A scheduler file is missing, can't be read, is broken, or shows its credentials.
+
+    Parameters
+    ----------
+    message : str
+        What is wrong, with the file's name.
+    may_pass : bool
+        Whether it may be right later: the cluster may not have written the file yet.
+    """
+
+    def __init__(self, message: str, *, may_pass: bool = False) -> None:
+        super().__init__(message)
+        self.may_pass = may_pass
 
 
 class StartupError(MPIDaskError):

@@ -62,7 +62,10 @@ class MPICluster:
         self._loop = _LoopThread()
         try:
             self._enter_world()
-            return self._lead() if self.leads else self._serve()
+            if self.leads:
+                return self._lead()
+            self._serve()
+            return None
         except BaseException as error:
             if self.leads:
                 self._end(error, leave=True)
@@ -102,7 +105,7 @@ class MPICluster:
         if order.leave:
             raise SystemExit(order.status)
 
-    def _lead(self) -> Cluster:
+    def _lead(self) -> Cluster | None:
         starting = self._loop.submit(self._start())
         self._interrupt.action = lambda signum: starting.cancel()
         self._interrupt.abandon_start = starting.cancel
@@ -111,13 +114,26 @@ class MPICluster:
 
         return self._result(starting)
 
-    async def _start(self) -> Cluster:
+    async def _start(self) -> Cluster | None:
         assert self._world is not None
         member = Member(self._world, self._roles, self._options)
         self._serving = asyncio.create_task(member.serve())
         on_signal = _signals.raise_in_main_thread
         self._leader = Leader(self._world, self._roles, self._options, on_signal)
         return await self._leader.start()
+
+    def wait_until_over(self) -> int:
+        """Wait on the leader until the cluster ends by itself, and return the status."""
+
+        async def over() -> int:
+            assert self._leader is not None
+            return await self._leader.over
+
+        waiting = self._loop.submit(over())
+        try:
+            return waiting.result()
+        finally:
+            waiting.cancel()
 
     def _result(self, future: Future[Result]) -> Result:
         try:

@@ -236,6 +236,13 @@ class Options:
         group=NETWORK,
         kind="path",
     )
+    address: str | None = _declare(
+        None,
+        _either(None, _text),
+        "joined workers: address of the scheduler, where no scheduler file names it",
+        group=NETWORK,
+        kind="str",
+    )
     scheduler_options: Mapping[str, Any] = _declare(
         {}, _mapping, "more arguments for distributed.Scheduler", group=NETWORK, kind="dict"
     )
@@ -312,6 +319,20 @@ class Options:
         group=LIFE,
         kind="time",
     )
+    death_timeout: float | None = _declare(
+        None,
+        _either(None, _seconds),
+        "joined workers: how long to wait for a scheduler; None: as long as the job runs",
+        group=LIFE,
+        kind="time",
+    )
+    reconnect: bool = _declare(
+        True,
+        _boolean,
+        "joined workers: whether to wait for a scheduler that comes back",
+        group=LIFE,
+        kind="bool",
+    )
     performance_report: str | None = _declare(
         None,
         _either(None, _path),
@@ -328,13 +349,17 @@ class Options:
     )
 
     @classmethod
-    def resolve(cls, given: Mapping[str, Any]) -> Options:
+    def resolve(
+        cls, given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+    ) -> Options:
         """Check the options given, and take the others from dask's configuration.
 
         Parameters
         ----------
         given : mapping
             Names and values, as the user wrote them.
+        defaults : mapping, optional
+            Defaults of one front end that differ from those declared.
 
         Raises
         ------
@@ -352,6 +377,7 @@ class Options:
         _reject_unknown(given, fields, "")
         _reject_unknown(configured, fields.keys() - {"comm"}, " in dask's configuration (mpidask:)")
         values = {name: field.metadata["default"] for name, field in fields.items()}
+        values |= defaults or {}
         values |= configured
         values |= given
         checked = {name: _checked(fields[name], value) for name, value in values.items()}

@@ -16,7 +16,7 @@ def pauses(longest: float) -> Iterator[float]:
         yield min(0.001 * 2 ** min(n, 20), longest)
 
 
-async def poll(test: Callable[[], Result | None], *, longest: float = 0.03) -> Result:
+async def poll(test: Callable[[], Result | None], *, longest: float = 0.02) -> Result:
     """Repeat a test until it gives something true, and return that."""
     for pause in pauses(longest):
         if result := test():

@@ -75,3 +75,30 @@ def assign_roles(
         )
     workers = tuple(r for r in range(size) if not (exclusive_workers and r in special))
     return Roles(leader=client_rank, workers=workers, scheduler=scheduler_rank, client=client_rank)
+
+
+def assign_command_roles(size: int, *, scheduler_rank: int, exclusive_workers: bool) -> Roles:
+    """Give every rank its role in a cluster without a program of its own.
+
+    The scheduler's rank leads; clients come from outside.
+
+    Raises
+    ------
+    NotEnoughRanksError
+        If there is no such rank, or no rank left for a worker.
+    """
+    needed = max(2 if exclusive_workers else 1, 1 + scheduler_rank)
+    if size < needed:
+        raise NotEnoughRanksError(
+            f"this job has {size} rank{'s' * (size != 1)}, but needs {needed} or more: scheduler "
+            f"on rank {scheduler_rank} and at least one worker. Start it with more ranks "
+            f"(mpirun -n {needed} ...), or let the scheduler's rank work too "
+            "(--inclusive-workers)"
+        )
+    workers = tuple(r for r in range(size) if not (exclusive_workers and r == scheduler_rank))
+    return Roles(leader=scheduler_rank, workers=workers, scheduler=scheduler_rank, client=None)
+
+
+def assign_joining_roles(size: int) -> Roles:
+    """Make every rank a worker of a cluster that runs elsewhere."""
+    return Roles(leader=0, workers=tuple(range(size)), scheduler=None, client=None)

@@ -19,8 +19,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
+import math
 import signal
+import time
+import uuid
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -30,13 +34,16 @@ from mpidask._agreement import (
     Done,
     End,
     Failed,
+    Finished,
     Here,
     Running,
     Signalled,
     StartScheduler,
     Startup,
     StartWorker,
+    WorkerStarted,
 )
+from mpidask._errors import SchedulerFileError
 from mpidask._log import hushed, logger
 from mpidask._network import scheduler_host
 from mpidask._node import this_node
@@ -49,9 +56,13 @@ if TYPE_CHECKING:
     from distributed import Scheduler
 
 #: Seconds between polls while the cluster runs and nothing is expected soon.
-_RELAXED = 0.1
+_RELAXED = 0.05
 #: Seconds between messages while the start takes long.
 _PROGRESS_INTERVAL = 10
+#: Seconds between looks for the scheduler of a cluster to join.
+_JOIN_INTERVAL = 1
+#: Seconds that a scheduler which answers may take to register a worker.
+_REGISTER_TIMEOUT = 30
 #: Seconds a worker waits for the scheduler to close it before it closes itself.
 _SCHEDULER_GRACE = 3
 #: Seconds the leader grants its members beyond `shutdown_timeout` to report.
@@ -110,7 +121,7 @@ class Member:
 
     @property
     def _patience(self) -> float:
-        return 0.03 if not self._tasks else _RELAXED
+        return 0.02 if not self._tasks else _RELAXED
 
     def _tell(self, message: object) -> None:
         self._world.send(self._roles.leader, TO_LEADER, message)
@@ -119,6 +130,7 @@ class Member:
         async def guarded() -> None:
             try:
                 await work
+                self._tell(Finished(duty))
             except Exception as error:
                 if not self._ending:
                     logging.getLogger(__name__).debug("%s failed", duty, exc_info=True)
@@ -142,16 +154,42 @@ class Member:
 
     async def _run_worker(self, order: StartWorker) -> None:
         """Keep a worker running, as the deployment system that `Client.restart` counts on."""
-        attempt = 0
-        while True:
-            self._worker = _servers.make_worker(self._options, order, attempt=attempt)
-            await self._worker
+        cluster = order.cluster
+        joining = cluster is None
+        for attempt in itertools.count():
+            if cluster is None:
+                await self._join(order, attempt)
+            else:
+                self._worker = _servers.make_worker(self._options, order, cluster, attempt)
+                await self._worker
             if attempt == 0:
                 self._tell(_servers.describe_worker(self._worker, order))
             await self._worker.finished()
-            if self._ending or _servers.stays_away(self._worker):
+            if self._ending or _servers.stays_away(self._worker, joined=joining):
                 return
-            attempt += 1
+            if joining and not self._options.reconnect:
+                return
+
+    async def _join(self, order: StartWorker, attempt: int) -> None:
+        """Start a worker of a cluster that runs elsewhere, as soon as there is one."""
+        options = self._options
+        patience = options.death_timeout or math.inf
+        deadline = time.monotonic() + patience
+        problem = None
+        while time.monotonic() < deadline:
+            try:
+                cluster = await _servers.find_cluster(options)
+                self._worker = _servers.make_worker(options, order, cluster, attempt)
+                await asyncio.wait_for(self._worker, _REGISTER_TIMEOUT)
+                return
+            except (SchedulerFileError, OSError, asyncio.TimeoutError) as error:
+                if isinstance(error, SchedulerFileError) and not error.may_pass:
+                    raise
+                if self._world.rank == self._roles.leader and problem is None:
+                    logger.info("waiting for a scheduler: %s", error)
+                problem = error
+            await asyncio.sleep(_JOIN_INTERVAL)
+        raise TimeoutError(f"no scheduler for {patience:g} s (death_timeout): {problem}")
 
     async def _stop(self) -> tuple[str, ...]:
         """Stop everything, and return the tasks that don't."""
@@ -169,7 +207,11 @@ class Member:
     async def _stop_worker(self, worker: Any) -> None:
         from distributed.core import Status
 
-        if worker.status == Status.running:
+        if self._roles.scheduler is None and hasattr(worker, "close_gracefully"):
+            # The cluster goes on: the results held here move to its other workers.
+            with contextlib.suppress(Exception):
+                await worker.close_gracefully()
+        elif worker.status == Status.running:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(worker.finished(), _SCHEDULER_GRACE)
         if worker.status not in (Status.closed, Status.failed):
@@ -192,6 +234,12 @@ class Leader:
     options : Options
     on_signal : callable
         Called with the number of the first signal that another rank was sent.
+
+    Attributes
+    ----------
+    over : asyncio.Future of int
+        Done when the cluster has ended by itself: its scheduler was shut down, or the
+        last worker of this job that had joined another is gone. Gives the exit status.
     """
 
     def __init__(
@@ -205,9 +253,12 @@ class Leader:
         self._watching: asyncio.Task[None] | None = None
         wait = options.wait_for_workers
         wanted = len(roles.workers) if wait is True else int(wait)
+        if roles.scheduler is None:
+            wanted = 0  # the cluster runs without them
         self._startup = Startup(roles, world.size, wanted)
+        self.over: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-    async def start(self) -> Cluster:
+    async def start(self) -> Cluster | None:
         """Bring the cluster up, then keep listening in the background.
 
         Raises
@@ -226,8 +277,8 @@ class Leader:
         if self._roles.scheduler is not None:
             self._order(self._roles.scheduler, Running())
         self._watching = asyncio.create_task(self._watch())
-        assert self._startup.cluster is not None
-        logger.info(self._startup.summary())
+        if self._startup.cluster is not None:
+            logger.info(self._startup.summary())
         return self._startup.cluster
 
     async def _start(self) -> None:
@@ -236,15 +287,26 @@ class Leader:
             rank, message = await self._hear()
             startup.raise_if_hopeless()
             match message:
-                case Here() if startup.everyone_is_here and self._roles.scheduler is not None:
-                    outside = self._options.scheduler_file is not None
-                    host = scheduler_host(startup.nodes, self._roles.scheduler, outside=outside)
-                    self._order(self._roles.scheduler, StartScheduler(host))
+                case Here() if startup.everyone_is_here:
+                    self._start_scheduler()
                 case Cluster():
                     self._start_workers(message)
 
-    def _start_workers(self, cluster: Cluster) -> None:
+    def _start_scheduler(self) -> None:
+        rank = self._roles.scheduler
+        if rank is None:  # it runs elsewhere
+            self._start_workers(None)
+            return
+        # Clients come from outside where there is none inside, or a file invites them.
+        outside = self._roles.client is None or self._options.scheduler_file is not None
+        host = scheduler_host(self._startup.nodes, rank, outside=outside)
+        self._order(rank, StartScheduler(host))
+
+    def _start_workers(self, cluster: Cluster | None) -> None:
         nodes, workers = self._startup.nodes, self._roles.workers
+        name = self._options.name
+        if cluster is None:
+            name += f"-{uuid.uuid4().hex[:8]}"  # other jobs may join the same cluster
         sharers = ranks_per_host(nodes)
         threads = threads_per_worker(nodes, workers)
         for rank in workers:
@@ -253,18 +315,33 @@ class Leader:
                 cluster=cluster,
                 nthreads=threads[rank] if isinstance(given, str) else given,
                 sharers=sharers[nodes[rank].host],
-                name=f"{self._options.name}-{rank}",
+                name=f"{name}-{rank}",
             )
             self._order(rank, order)
 
     async def _watch(self) -> None:
+        startup, working = self._startup, set(self._roles.workers)
+        joining = self._roles.scheduler is None
         while True:
             rank, message = await self._hear(longest=_RELAXED)
-            if isinstance(message, Failed):
-                place = self._startup.place(rank)
-                logger.warning("the %s on %s failed: %s", message.duty, place, message.cause)
+            match message:
+                case Failed(duty, cause):
+                    logger.warning("the %s on %s failed: %s", duty, startup.place(rank), cause)
+                    working.discard(rank)
+                case Finished("worker"):
+                    working.discard(rank)
+                case Finished("scheduler"):
+                    self._is_over(0)
+                case WorkerStarted() if joining and set(startup.workers) == working:
+                    logger.info(startup.summary())
+            if joining and not working:
+                self._is_over(1 if startup.failures else 0)
 
-    async def _hear(self, longest: float = 0.03) -> tuple[int, object]:
+    def _is_over(self, status: int) -> None:
+        if not self.over.done():
+            self.over.set_result(status)
+
+    async def _hear(self, longest: float = 0.02) -> tuple[int, object]:
         rank, message = await self._world.receive(TO_LEADER, longest=longest)
         self._startup.hear(rank, message)
         if isinstance(message, Signalled) and not self._signalled:

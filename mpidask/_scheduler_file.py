@@ -19,7 +19,11 @@ from mpidask._errors import SchedulerFileError
 
 _CREDENTIALS = (
     "tls_ca_file",
-    *(f"tls_{role}_{part}" for role in ("client", "scheduler", "worker") for part in ("cert", "key")),
+    *(
+        f"tls_{role}_{part}"
+        for role in ("client", "scheduler", "worker")
+        for part in ("cert", "key")
+    ),
 )
 
 
@@ -74,14 +78,15 @@ def read(path: str) -> Cluster:
         address = content["address"]
         credentials = content.get("security")
     except FileNotFoundError:
-        raise SchedulerFileError(f"there is no scheduler file {path}") from None
+        raise SchedulerFileError(f"there is no scheduler file {path}", may_pass=True) from None
     except OSError as error:
         raise SchedulerFileError(
             f"can't read the scheduler file {path}: {error.strerror}"
         ) from None
     except (ValueError, KeyError, TypeError, AttributeError):
         raise SchedulerFileError(
-            f"{path} is not a scheduler file: empty, half written, or something else"
+            f"{path} is not a scheduler file: empty, half written, or something else",
+            may_pass=True,
         ) from None
     if credentials is not None and stat.S_IMODE(mode) & 0o077:
         raise SchedulerFileError(
@@ -97,3 +102,33 @@ def _security(credentials: Mapping[str, str] | None) -> Any:
     from distributed import Security
 
     return Security(require_encryption=True, **credentials)
+
+
+def connection(scheduler_file: str | os.PathLike[str]) -> dict[str, Any]:
+    """Give the arguments with which a client connects to a cluster from outside.
+
+    Parameters
+    ----------
+    scheduler_file : path
+        The file that the cluster was given as its option ``scheduler_file``; it carries
+        the credentials of a secured cluster.
+
+    Returns
+    -------
+    dict
+        ``address`` and, for a secured cluster, ``security``.
+
+    Raises
+    ------
+    SchedulerFileError
+        If the file is missing, broken, or lets others read its credentials.
+
+    Examples
+    --------
+    >>> from distributed import Client
+    >>> import mpidask
+    >>> client = Client(**mpidask.connection("scheduler.json"))     # doctest: +SKIP
+    """
+    cluster = read(os.path.expanduser(os.fspath(scheduler_file)))
+    arguments = {"address": cluster.address, "security": cluster.security}
+    return {name: value for name, value in arguments.items() if value is not None}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import importlib.util
 import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from mpidask import _scheduler_file
 from mpidask._agreement import Cluster, StartWorker, WorkerStarted
 
 if TYPE_CHECKING:
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
 #: How long the user's function has the scheduler for itself before the dashboard,
 #: whose import takes more than a second of CPU, is loaded.
 DASHBOARD_DELAY = 1.0
+
+#: Seconds that a scheduler may take to answer a knock.
+_ANSWER_TIMEOUT = 10
 
 #: The reason that `Scheduler.close` gives to the workers it closes.
 CLUSTER_ENDS = "scheduler-close"
@@ -49,12 +54,13 @@ async def start_scheduler(options: Options, host: str | None, security: Any) -> 
     with warnings.catch_warnings():
         # A taken port of the dashboard: the one line of output names the port in use.
         warnings.filterwarnings("ignore", message=r"\s*Port \d+ is already in use")
-        return await Scheduler(**{**arguments, **options.scheduler_options})
+        scheduler: Scheduler = await Scheduler(**{**arguments, **options.scheduler_options})
+    return scheduler
 
 
 def describe_cluster(options: Options, scheduler: Scheduler, security: Any) -> Cluster:
     """Say how to reach a scheduler that runs."""
-    from distributed.comm import get_address_host
+    from distributed.comm.addressing import get_address_host
     from distributed.utils import format_dashboard_link
 
     link = None
@@ -98,7 +104,38 @@ def _connect_dashboard(scheduler: Scheduler, prefix: str) -> None:
         )
 
 
-def make_worker(options: Options, order: StartWorker, *, attempt: int) -> Worker | Nanny:
+async def find_cluster(options: Options) -> Cluster:
+    """Find the cluster to join, and see that its scheduler answers.
+
+    Raises
+    ------
+    SchedulerFileError
+        If there is no usable scheduler file.
+    OSError
+        If no scheduler answers at the address.
+    """
+    from distributed import Security
+    from distributed.comm.core import connect
+
+    if options.scheduler_file is not None:
+        cluster = _scheduler_file.read(options.scheduler_file)
+    else:
+        assert options.address is not None
+        cluster = Cluster(options.address, None, None)
+    if isinstance(options.security, Security):
+        cluster = dataclasses.replace(cluster, security=options.security)
+    arguments = (cluster.security or Security()).get_connection_args("worker")
+    try:
+        comm = await connect(cluster.address, timeout=_ANSWER_TIMEOUT, **arguments)
+        await comm.close()
+    except (OSError, asyncio.TimeoutError) as error:
+        raise OSError(f"no scheduler answers at {cluster.address}: {error}") from error
+    return cluster
+
+
+def make_worker(
+    options: Options, order: StartWorker, cluster: Cluster, attempt: int
+) -> Worker | Nanny:
     """Make a worker, or the nanny of one, not started yet."""
     from distributed.system import MEMORY_LIMIT
 
@@ -109,14 +146,14 @@ def make_worker(options: Options, order: StartWorker, *, attempt: int) -> Worker
         "local_directory": options.local_directory,
         "interface": options.interface,
         "protocol": options.protocol,
-        "security": order.cluster.security,
+        "security": cluster.security,
         # The former worker of this rank may not be forgotten yet: another name.
         "name": order.name + (f"-{attempt}" if attempt else ""),
         "dashboard": False,
         "dashboard_address": ":0" if options.dashboard else "127.0.0.1:0",
     }
     cls = _rank_worker(worker_class(options), options.shutdown_timeout)
-    worker: Worker | Nanny = cls(order.cluster.address, **{**arguments, **options.worker_options})
+    worker: Worker | Nanny = cls(cluster.address, **{**arguments, **options.worker_options})
     return worker
 
 
@@ -168,14 +205,17 @@ def _rank_worker(base: type, shutdown_timeout: float) -> type:
     return RankWorker
 
 
-def stays_away(worker: Any) -> bool:
+def stays_away(worker: Any, *, joined: bool) -> bool:
     """Tell whether a worker that has finished shall not be replaced.
 
-    It shall if `Client.restart` closed it, it lost its connection, or closed itself; it
-    shall not at the end of the cluster, or if it was retired on purpose.
+    It shall if `Client.restart` closed it, it lost its connection, or closed itself. It
+    shall not if it was retired on purpose, nor at the end of the cluster; but one that
+    joined the cluster of another job waits for the next.
     """
-    retired = worker.retired and not getattr(worker, "lifetime_restart", False)
-    return retired or worker.close_reason in (CLUSTER_ENDS, "scheduler-close-worker")
+    if worker.retired and not getattr(worker, "lifetime_restart", False):
+        return True
+    final = {"scheduler-close-worker"} if joined else {"scheduler-close-worker", CLUSTER_ENDS}
+    return worker.close_reason in final
 
 
 def running_tasks(worker: Any) -> tuple[str, ...]:

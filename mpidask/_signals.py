@@ -26,6 +26,7 @@ def handled(handler: Callable[[int], None], *, defer_to_user: bool) -> Iterator[
         yield  # Python allows handlers in the main thread only
         return
     before: dict[int, Any] = {}
+    signum: int
     for signum in FATAL:
         current = signal.getsignal(signum)
         if defer_to_user and current not in (signal.SIG_DFL, signal.default_int_handler):
@@ -60,7 +61,7 @@ class Interrupt:
     """
 
     def __init__(self) -> None:
-        self.action: Callable[[int], None] | None = None
+        self.action: Callable[[int], object] | None = None
         self.signum: int | None = None
         self.abandon_start: Callable[[], object] = lambda: None
 

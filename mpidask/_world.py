@@ -103,7 +103,7 @@ class World:
         self._unsent = [request for request in self._unsent if not request.Test()]
         return not self._unsent
 
-    async def receive(self, tag: int, *, longest: float = 0.03) -> tuple[int, Any]:
+    async def receive(self, tag: int, *, longest: float = 0.02) -> tuple[int, Any]:
         """Wait for the next message, with pauses of at most `longest` seconds."""
         from mpi4py import MPI
 
@@ -187,8 +187,15 @@ _LAUNCHERS = (
 )
 
 
-def communicator(given: Any = None) -> MPI.Intracomm | None:
+def communicator(given: Any = None, *, alone: bool = False) -> MPI.Intracomm | None:
     """Give the communicator to use, or None where there is no MPI job.
+
+    Parameters
+    ----------
+    given : mpi4py.MPI.Intracomm, optional
+        The user's choice; default: COMM_WORLD.
+    alone : bool
+        Whether one rank is a job, too.
 
     Raises
     ------
@@ -196,7 +203,7 @@ def communicator(given: Any = None) -> MPI.Intracomm | None:
         If the launcher started several processes, but MPI does not connect them.
     """
     if given is not None:
-        return given if given.Get_size() > 1 else None
+        return given if given.Get_size() > 1 or alone else None
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:  # not installed, or finds no MPI library
@@ -210,7 +217,7 @@ def communicator(given: Any = None) -> MPI.Intracomm | None:
         return MPI.COMM_WORLD
     name, version = MPI.get_vendor()
     _reject_lone_ranks(f"mpi4py uses {name} {'.'.join(map(str, version))}")
-    return None
+    return MPI.COMM_WORLD if alone else None
 
 
 def _reject_lone_ranks(found: str) -> None:

@@ -72,9 +72,9 @@ class Job:
         found = []
         for process in psutil.process_iter():
             try:
-                if process.environ().get("MPIDASK_TEST") == self.mark:
-                    if process.status() != psutil.STATUS_ZOMBIE:
-                        found.append(process)
+                ours = process.environ().get("MPIDASK_TEST") == self.mark
+                if ours and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process)
             except psutil.Error:
                 continue
         return found
@@ -99,6 +99,11 @@ class Job:
 
     def wait_for_output(self, text: str) -> None:
         self.wait_for(lambda: text in self.stdout.read_text(), f"to print {text!r}")
+
+    def let_pass(self, seconds: float) -> None:
+        """Let some time of the job pass."""
+        end = self.seconds + seconds
+        self.wait_for(lambda: self.seconds > end, f"to run {seconds} s more")
 
     @property
     def seconds(self) -> float:

@@ -1,0 +1,113 @@
+"""Run an unmodified Dask script, whose own ``Client()`` finds the cluster.
+
+::
+
+    mpirun -n 8 python -m mpidask [options] script.py [args]
+    mpirun -n 8 python -m mpidask [options] -m module [args]
+    mpirun -n 8 python -m mpidask [options] -c code [args]
+
+The script runs on the client rank alone, as plain ``python script.py`` would run it.
+"""
+
+from __future__ import annotations
+
+import os
+import runpy
+import sys
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import click
+
+from mpidask import __version__
+from mpidask._api import mpi_dask
+from mpidask._errors import MPIDaskError, StartupError
+from mpidask._flags import RankedCommand, flags, given
+
+
+def run(module: str | None, code: str | None, program: tuple[str, ...], **values: Any) -> None:
+    """Run an unmodified Dask script on the ranks of an MPI job.
+
+    The script runs on rank 1 alone; its own Client() finds the cluster. The scheduler
+    runs on rank 0, workers on all other ranks. Options of mpidask stand before the
+    script's name.
+    """
+    execute, argv = _program(module, code, program)
+    # On every rank: tasks import modules that lie beside the script.
+    sys.path[0] = "" if execute is not _run_path else os.path.dirname(os.path.realpath(argv[0]))
+    sys.argv[:] = argv
+    try:
+        with mpi_dask(**given(values)):
+            _run_as_python_would(execute, module or code or argv[0])
+    except StartupError as error:
+        raise click.ClickException(str(error)) from None
+    except MPIDaskError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _program(
+    module: str | None, code: str | None, program: tuple[str, ...]
+) -> tuple[Callable[[str], object], list[str]]:
+    """Give what runs the program, and its `sys.argv`."""
+    if module is not None:
+        return _run_module, ["-m", *program]
+    if code is not None:
+        return _run_code, ["-c", *program]
+    if not program:
+        raise click.UsageError("no script, -m module or -c code to run")
+    if not os.path.exists(program[0]):
+        raise click.UsageError(f"can't open {program[0]!r}: no such file")
+    return _run_path, list(program)
+
+
+def _run_path(path: str) -> object:
+    return runpy.run_path(path, run_name="__main__")
+
+
+def _run_module(name: str) -> object:
+    return runpy.run_module(name, run_name="__main__", alter_sys=True)
+
+
+def _run_code(code: str) -> object:
+    namespace = sys.modules["__main__"].__dict__
+    exec(compile(code, "<string>", "exec"), namespace)
+    return namespace
+
+
+def _run_as_python_would(execute: Callable[[str], object], what: str) -> None:
+    """Run the program; show an exception without the frames of ours it came through."""
+    try:
+        execute(what)
+    except Exception as error:
+        error = error.with_traceback(_beyond_us(error.__traceback__))
+        sys.excepthook(type(error), error, error.__traceback__)
+        raise SystemExit(1) from None
+
+
+def _beyond_us(trace: TracebackType | None) -> TracebackType | None:
+    ours = {__file__, runpy.__file__, "<frozen runpy>"}
+    while trace is not None and trace.tb_frame.f_code.co_filename in ours:
+        trace = trace.tb_next
+    return trace
+
+
+main = RankedCommand(
+    "python -m mpidask",
+    callback=run,
+    help=run.__doc__,
+    params=[
+        click.Option(["-m", "module"], metavar="MODULE", help="run a module as a script"),
+        click.Option(["-c", "code"], metavar="CODE", help="run the code given"),
+        click.Argument(["program"], nargs=-1, type=click.UNPROCESSED),
+        *flags(leave_out={"address", "death_timeout", "reconnect"}),
+    ],
+    context_settings={
+        "help_option_names": ["-h", "--help"],
+        "allow_interspersed_args": False,
+    },
+)
+click.version_option(__version__, prog_name="mpidask", message="%(prog)s %(version)s")(main)
+
+if __name__ == "__main__":
+    main(prog_name="python -m mpidask")
