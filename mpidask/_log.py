@@ -50,7 +50,7 @@ def hushed(level: int) -> Iterator[None]:
         yield
     finally:
         worker.removeFilter(_is_not_delivered)
-        for log, old in zip(loggers, before):
+        for log, old in zip(loggers, before, strict=True):
             log.setLevel(old)
 
 
