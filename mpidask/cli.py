@@ -59,3 +59,6 @@ main = RankedCommand(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 click.version_option(__version__, prog_name="mpidask", message="%(prog)s %(version)s")(main)
+
+if __name__ == "__main__":
+    main(prog_name="mpidask")

@@ -100,6 +100,9 @@ class Job:
     def wait_for_output(self, text: str) -> None:
         self.wait_for(lambda: text in self.stdout.read_text(), f"to print {text!r}")
 
+    def wait_for_message(self, text: str) -> None:
+        self.wait_for(lambda: text in self.stderr.read_text(), f"to say {text!r}")
+
     def let_pass(self, seconds: float) -> None:
         """Let some time of the job pass."""
         end = self.seconds + seconds
@@ -159,11 +162,17 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
     ) -> Job:
         path = tmp_path / f"program{len(jobs)}.py"
         path.write_text(HEADER.format(limit=limit) + textwrap.dedent(program))
-        command = [sys.executable, str(path), *args]
+        return launch([sys.executable, str(path), *args], ranks, limit, env)
+
+    def launch(
+        command: list[str], ranks: int | None, limit: float = 90, env: dict[str, str] | None = None
+    ) -> Job:
         if ranks is not None:
             command = [tool("mpirun"), "-n", str(ranks), *command]
         jobs.append(Job(command, tmp_path, limit=limit, env=env or {}))
         return jobs[-1]
+
+    start.launch = launch  # type: ignore[attr-defined]
 
     yield start
     for job in jobs:
@@ -174,6 +183,12 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
 def run(start: Callable[..., Job]) -> Callable[..., Result]:
     """Run a program on so many ranks to its end."""
     return lambda *args, **kwargs: start(*args, **kwargs).result()
+
+
+@pytest.fixture
+def launch(start: Callable[..., Job]) -> Callable[..., Job]:
+    """Start any command on so many ranks."""
+    return start.launch  # type: ignore[attr-defined,no-any-return]
 
 
 @pytest.fixture(scope="session")
