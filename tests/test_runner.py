@@ -13,6 +13,7 @@ import time
 from collections import defaultdict
 
 import dask
+import distributed  # noqa: F401 (takes seconds, not to be part of a time-out)
 import pytest
 
 from mpidask import StartupError, _departure, _runner, _servers, _signals
@@ -353,7 +354,7 @@ def test_start_waits_for_no_worker(monkeypatch):
 )
 def test_rank_that_never_comes(rank, duty, aborts):
     async def test():
-        job = Job(4, absent=[rank], startup_timeout=0.2)
+        job = Job(4, absent=[rank], startup_timeout=0.5)
         with pytest.raises(StartupError) as caught:
             await job.leader.start()
         for task in job.serving.values():
@@ -361,7 +362,7 @@ def test_rank_that_never_comes(rank, duty, aborts):
         return caught.value
 
     error = run(test)
-    assert "did not start within 0.2 s (startup_timeout): 3 of 4 ranks are here" in str(error)
+    assert "did not start within 0.5 s (startup_timeout): 3 of 4 ranks are here" in str(error)
     assert str(error).endswith(f"no answer from rank {rank} ({duty})")
     assert (error.rank, error.host) == (rank, None)
 
@@ -371,7 +372,7 @@ def test_worker_that_is_never_up(monkeypatch, aborts):
         return asyncio.sleep(LIMIT)
 
     monkeypatch.setattr(Member, "_run_worker", start_up)
-    error = failing_start(3, startup_timeout=0.5)
+    error = failing_start(3, startup_timeout=1)
     assert "0 of 1 workers are up; no answer from rank 2 on " in str(error)
     assert error.host is not None
     assert not aborts
@@ -381,7 +382,7 @@ def test_progress_is_told(monkeypatch, caplog):
     monkeypatch.setattr(_runner, "_PROGRESS_INTERVAL", 0.1)
 
     async def test():
-        job = Job(3, absent=[2], startup_timeout=0.35)
+        job = Job(3, absent=[2], startup_timeout=0.8)
         with pytest.raises(StartupError):
             await job.leader.start()
         told = len(said(caplog))
@@ -392,7 +393,7 @@ def test_progress_is_told(monkeypatch, caplog):
 
     run(test)
     lines = said(caplog)
-    assert 2 <= len(lines) <= 3
+    assert 2 <= len(lines) <= 7
     assert all(line.endswith(" s: 2 of 3 ranks are here") for line in lines)
 
 
