@@ -130,7 +130,7 @@ def run(test):
 def surroundings(monkeypatch, caplog, tmp_path):
     """Keep what ranks do to their process, of which there is one here, to the test."""
     monkeypatch.setattr(_runner, "hushed", lambda level: contextlib.nullcontext())
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    caplog.set_level(logging.CRITICAL, "distributed")
     caplog.set_level(logging.INFO, "mpidask")
     with dask.config.set({"temporary-directory": str(tmp_path)}):
         yield
