@@ -22,7 +22,7 @@ import click
 
 from mpidask import __version__
 from mpidask._api import mpi_dask
-from mpidask._errors import MPIDaskError, StartupError
+from mpidask._errors import MPIDaskError
 from mpidask._flags import RankedCommand, flags, given
 
 
@@ -40,10 +40,19 @@ def run(module: str | None, code: str | None, program: tuple[str, ...], **values
     try:
         with mpi_dask(**given(values)):
             _run_as_python_would(execute, module or code or argv[0])
-    except StartupError as error:
+    except (MPIDaskError, TypeError, ValueError) as error:
         raise click.ClickException(str(error)) from None
-    except MPIDaskError as error:
-        raise click.UsageError(str(error)) from None
+
+
+def _check_program(
+    context: click.Context, parameter: click.Parameter, program: tuple[str, ...]
+) -> tuple[str, ...]:
+    if not context.params.get("module") and not context.params.get("code"):
+        if not program:
+            raise click.UsageError("no script, -m module or -c code to run")
+        if not os.path.exists(program[0]):
+            raise click.UsageError(f"can't open {program[0]!r}: no such file")
+    return program
 
 
 def _program(
@@ -54,10 +63,6 @@ def _program(
         return _run_module, ["-m", *program]
     if code is not None:
         return _run_code, ["-c", *program]
-    if not program:
-        raise click.UsageError("no script, -m module or -c code to run")
-    if not os.path.exists(program[0]):
-        raise click.UsageError(f"can't open {program[0]!r}: no such file")
     return _run_path, list(program)
 
 
@@ -97,9 +102,17 @@ main = RankedCommand(
     callback=run,
     help=run.__doc__,
     params=[
-        click.Option(["-m", "module"], metavar="MODULE", help="run a module as a script"),
-        click.Option(["-c", "code"], metavar="CODE", help="run the code given"),
-        click.Argument(["program"], nargs=-1, type=click.UNPROCESSED),
+        click.Option(
+            ["-m", "module"], metavar="MODULE", is_eager=True, help="run a module as a script"
+        ),
+        click.Option(["-c", "code"], metavar="CODE", is_eager=True, help="run the code given"),
+        click.Argument(
+            ["program"],
+            nargs=-1,
+            type=click.UNPROCESSED,
+            metavar="SCRIPT [ARGS]...",
+            callback=_check_program,
+        ),
         *flags(leave_out={"address", "death_timeout", "reconnect"}),
     ],
     context_settings={

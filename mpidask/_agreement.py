@@ -156,13 +156,14 @@ class Startup:
             return [rank for rank in range(self.size) if rank not in self.nodes]
         if self.cluster is None and self.roles.scheduler is not None:
             return [self.roles.scheduler]
-        return [rank for rank in self.roles.workers if rank not in self.workers]
+        answered = self.workers.keys() | self.failures.keys()
+        return [rank for rank in self.roles.workers if rank not in answered]
 
     def raise_if_hopeless(self) -> None:
         """Raise `StartupError` if so many have failed that the start can't complete."""
-        lost = [rank for rank in self.failures if rank in self.roles.workers]
-        scheduler_failed = self.roles.scheduler in self.failures and self.cluster is None
-        if scheduler_failed or len(self.roles.workers) - len(lost) < self.wanted:
+        lost = [rank for rank, failed in self.failures.items() if failed.duty == "worker"]
+        scheduler_lost = any(failed.duty == "scheduler" for failed in self.failures.values())
+        if scheduler_lost or len(self.roles.workers) - len(lost) < self.wanted:
             raise self.failed()
 
     def failed(self) -> StartupError:
@@ -208,11 +209,14 @@ class Startup:
         """Describe the cluster, or this job's part of it, in one line."""
         from dask.utils import format_bytes
 
-        hosts = {self.nodes[rank].host for rank in self.roles.workers}
+        up, all_workers = len(self.workers), len(self.roles.workers)
+        workers = _count(all_workers, "worker")
+        hosts = {self.nodes[rank].host for rank in self.workers}
         limits = [worker.memory_limit for worker in self.workers.values()]
         memory = sum(limit or 0 for limit in limits)
         parts = [
-            f"{_count(len(self.workers), 'worker')} on {_count(len(hosts), 'node')}",
+            f"{workers if up == all_workers else f'{up} of {workers}'}"
+            f" on {_count(len(hosts), 'node')}",
             _count(sum(worker.nthreads for worker in self.workers.values()), "thread"),
             f"{format_bytes(memory)} memory" if all(limits) else "memory not limited",
         ]

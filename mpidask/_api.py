@@ -241,8 +241,24 @@ def join_existing(
         serve({"scheduler_file": scheduler_file, "address": address, **options}, JOIN)
 
 
-class _Main(wrapt.FunctionWrapper[..., Any]):
-    """A decorated function. Pickled by name, as functions are."""
+class _AsFunction:
+    """Pickled by name and copied as itself, as functions are; wrapt leaves that open."""
+
+    def __copy__(self) -> Any:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Any:
+        return self
+
+
+class _BoundMain(_AsFunction, wrapt.BoundFunctionWrapper[..., Any]):
+    def __reduce_ex__(self, protocol: object) -> Any:
+        owner = getattr(self, "__self__", None)
+        return self.__qualname__ if owner is None else (getattr, (owner, self.__name__))
+
+
+class _Main(_AsFunction, wrapt.FunctionWrapper[..., Any]):
+    __bound_function_wrapper__ = _BoundMain
 
     def __reduce_ex__(self, protocol: object) -> str:
         return str(self.__qualname__)

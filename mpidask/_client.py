@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mpidask._agreement import Cluster
 from mpidask._errors import StartupError
-from mpidask._log import logger
+from mpidask._log import hushed, logger
 from mpidask._options import Options
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def _explained(cluster: Cluster) -> Iterator[None]:
 def _logged() -> Iterator[None]:
     """Let nothing that goes wrong at the end hide how the user's function ended."""
     try:
-        yield
+        with hushed(logging.CRITICAL):  # a client whose scheduler is gone has lost nothing
+            yield
     except Exception as error:
         logger.warning("could not close the client in order: %s: %s", type(error).__name__, error)

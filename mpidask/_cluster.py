@@ -95,7 +95,7 @@ def prepared(
     """
     _usage.check()
     comm = given.get("comm")
-    comm = communicator(comm if hasattr(comm, "Idup") else None, alone=not use.local)
+    comm = communicator(comm if comm and hasattr(comm, "Idup") else None, alone=not use.local)
     try:
         options = Options.resolve(given, use.defaults)
         roles = None if comm is None else use.assign(comm.Get_size(), options)

@@ -89,7 +89,7 @@ class MPICluster:
                 self._comm, timeout=self._options.startup_timeout, leader=self._roles.leader
             )
         )
-        self._interrupt.action = abandon
+        self._interrupt.act(abandon)
         self._world = self._result(entering)
         if self._world is None:
             raise SystemExit(1)  # the start has failed, and another rank says so
@@ -98,7 +98,7 @@ class MPICluster:
         assert self._world is not None
         member = Member(self._world, self._roles, self._options)
         serving = self._loop.submit(member.serve())
-        self._interrupt.action = lambda signum: self._loop.call(member.report_signal, signum)
+        self._interrupt.act(lambda signum: self._loop.call(member.report_signal, signum))
         order = serving.result()
         self._loop.stop()
         _usage.ended(left=order.leave)
@@ -107,7 +107,7 @@ class MPICluster:
 
     def _lead(self) -> Cluster | None:
         starting = self._loop.submit(self._start())
-        self._interrupt.action = lambda signum: starting.cancel()
+        self._interrupt.act(lambda signum: starting.cancel())
         self._interrupt.abandon_start = starting.cancel
         # Here and now, while the ranks gather.
         import distributed  # noqa: F401

@@ -17,8 +17,8 @@ class Node:
         Host name; ranks with the same one share a machine.
     cpus : frozenset of int
         The CPUs this rank may run on (its affinity mask).
-    cpu_limit : int
-        How many CPUs it may keep busy: smaller than the mask under a cgroup quota.
+    cpu_quota : int, optional
+        How many CPUs its cgroup may keep busy, if that is limited.
     addresses : tuple of str
         IPv4 addresses with prefix length (``"10.0.0.7/24"``), loopback left out; the
         one of the default route, if there is one, comes first.
@@ -28,15 +28,13 @@ class Node:
 
     host: str
     cpus: frozenset[int] = frozenset({0})
-    cpu_limit: int = 1
+    cpu_quota: int | None = None
     addresses: tuple[str, ...] = field(default=())
     network: str = ""
 
 
 def this_node() -> Node:
     """Look at the machine this process runs on."""
-    from dask.system import CPU_COUNT
-
     if hasattr(os, "sched_getaffinity"):
         cpus = frozenset(os.sched_getaffinity(0))
     else:  # macOS
@@ -44,10 +42,20 @@ def this_node() -> Node:
     return Node(
         host=socket.gethostname(),
         cpus=cpus,
-        cpu_limit=min(CPU_COUNT, len(cpus)),
+        cpu_quota=_cpu_quota(),
         addresses=_addresses(),
         network=_network_namespace(),
     )
+
+
+def _cpu_quota() -> int | None:
+    # dask.system.CPU_COUNT, which is public, mixes the cgroup's quota with the affinity
+    # mask; for ranks bound to CPUs of their own the quota alone is what they share.
+    from dask import system
+
+    extract = getattr(system, "_try_extract_cgroup_cpu_quota", lambda: (None, None))
+    quota, period = extract()
+    return max(1, quota // period) if quota and period and quota > 0 else None
 
 
 def _addresses() -> tuple[str, ...]:

@@ -91,7 +91,7 @@ def _seconds(value: Any) -> float:
         value = re.sub(r"(?<![a-z])mins?$", "minutes", value.strip())
     try:
         seconds = float(parse_timedelta(value))
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, IndexError, OverflowError):
         raise ValueError("must be a time in seconds or a string such as '5 min'") from None
     if not 0 < seconds < float("inf"):
         raise ValueError("must be more than 0 and finite: nothing waits without a bound")
@@ -107,9 +107,9 @@ def _memory(value: Any) -> int | float | str | None:
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise TypeError(message)
     try:
-        if value != "auto" and parse_bytes(value) < 0:
+        if value == "" or (value != "auto" and parse_bytes(value) < 0):
             raise ValueError
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ValueError(message) from None
     return value
 
@@ -155,8 +155,8 @@ def _log_level(value: Any) -> int:
 
 
 def _communicator(value: Any) -> Any:
-    if value is None or all(hasattr(value, name) for name in ("Idup", "Get_rank", "Get_size")):
-        return value
+    if value is None or (hasattr(value, "Idup") and value and not value.Is_inter()):
+        return value  # COMM_NULL is false
     raise TypeError("must be an intracommunicator of mpi4py")
 
 
@@ -372,7 +372,8 @@ class Options:
 
         fields = {field.name: field for field in dataclasses.fields(cls)}
         configured = {
-            key.replace("-", "_"): value for key, value in dask.config.get("mpidask", {}).items()
+            key.replace("-", "_"): value
+            for key, value in (dask.config.get("mpidask", None) or {}).items()
         }
         _reject_unknown(given, fields, "")
         _reject_unknown(configured, fields.keys() - {"comm"}, " in dask's configuration (mpidask:)")

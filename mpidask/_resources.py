@@ -16,10 +16,9 @@ def ranks_per_host(nodes: Mapping[int, Node]) -> Counter[str]:
 def threads_per_worker(nodes: Mapping[int, Node], workers: Collection[int]) -> dict[int, int]:
     """Divide the CPUs of every node among its workers.
 
-    A CPU that k workers may use counts 1/k for each. What is left after rounding down
-    goes, one thread each, to the workers with the largest remainders, so that the
-    threads of a node are as many as its CPUs (largest remainder method). Every worker
-    gets at least one thread.
+    A CPU that k workers may use counts 1/k for each. The shares are rounded so that the
+    threads of a node are as many as its CPUs (largest remainder method), but every
+    worker gets at least one.
 
     Parameters
     ----------
@@ -44,13 +43,12 @@ def threads_per_worker(nodes: Mapping[int, Node], workers: Collection[int]) -> d
 
 def _divide(nodes: Mapping[int, Node]) -> dict[int, int]:
     users = Counter(cpu for node in nodes.values() for cpu in node.cpus)
-    shares = {
-        # A cgroup quota (cpu_limit below the mask) scales what the mask promises.
-        rank: sum(1 / users[cpu] for cpu in node.cpus) * node.cpu_limit / len(node.cpus)
-        for rank, node in nodes.items()
-    }
-    threads = {rank: int(share + 1e-9) for rank, share in shares.items()}
-    left = int(sum(shares.values()) + 1e-9) - sum(threads.values())
-    for rank in sorted(shares, key=lambda r: threads[r] - shares[r])[:left]:
-        threads[rank] += 1
-    return {rank: max(1, count) for rank, count in threads.items()}
+    shares = {rank: sum(1 / users[cpu] for cpu in node.cpus) for rank, node in nodes.items()}
+    # A cgroup may let its processes keep fewer CPUs busy than they may run on.
+    available = min([len(users), *(node.cpu_quota for node in nodes.values() if node.cpu_quota)])
+    shares = {rank: share * available / len(users) for rank, share in shares.items()}
+    threads = dict.fromkeys(shares, 1)
+    for _ in range(available - len(threads)):
+        neediest = max(shares, key=lambda rank: shares[rank] - threads[rank])
+        threads[neediest] += 1
+    return threads

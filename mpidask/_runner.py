@@ -59,6 +59,8 @@ if TYPE_CHECKING:
 _RELAXED = 0.05
 #: Seconds between messages while the start takes long.
 _PROGRESS_INTERVAL = 10
+#: A worker that closes within so many seconds is replaced with growing pauses.
+_SHORT_LIFE = 10.0
 #: Seconds between looks for the scheduler of a cluster to join.
 _JOIN_INTERVAL = 1
 #: Seconds that a scheduler which answers may take to register a worker.
@@ -91,6 +93,9 @@ class Member:
         with contextlib.ExitStack() as stack:
             if self._hosts_server:
                 stack.enter_context(hushed(self._options.log_level))
+            if self._world.rank in self._roles.workers and _servers.uses_nanny(self._options):
+                _servers.hide_script_from_nannies()
+                stack.enter_context(_servers.hidden_launcher())
             order = await self._obey()
             if self._hosts_server:
                 # Connections break now, as they must. Nobody needs to read of it.
@@ -156,6 +161,7 @@ class Member:
         """Keep a worker running, as the deployment system that `Client.restart` counts on."""
         cluster = order.cluster
         joining = cluster is None
+        pause = 0.0
         for attempt in itertools.count():
             if cluster is None:
                 await self._join(order, attempt)
@@ -164,11 +170,15 @@ class Member:
                 await self._worker
             if attempt == 0:
                 self._tell(_servers.describe_worker(self._worker, order))
+            started = time.monotonic()
             await self._worker.finished()
             if self._ending or _servers.stays_away(self._worker, joined=joining):
                 return
             if joining and not self._options.reconnect:
                 return
+            lived = time.monotonic() - started
+            pause = 0.0 if lived > _SHORT_LIFE else min(max(2 * pause, 0.1), _SHORT_LIFE)
+            await asyncio.sleep(pause if attempt else 0)
 
     async def _join(self, order: StartWorker, attempt: int) -> None:
         """Start a worker of a cluster that runs elsewhere, as soon as there is one."""
@@ -287,6 +297,8 @@ class Leader:
             rank, message = await self._hear()
             startup.raise_if_hopeless()
             match message:
+                case Failed():
+                    self._warn_of(rank, message)
                 case Here() if startup.everyone_is_here:
                     self._start_scheduler()
                 case Cluster():
@@ -325,8 +337,8 @@ class Leader:
         while True:
             rank, message = await self._hear(longest=_RELAXED)
             match message:
-                case Failed(duty, cause):
-                    logger.warning("the %s on %s failed: %s", duty, startup.place(rank), cause)
+                case Failed():
+                    self._warn_of(rank, message)
                     working.discard(rank)
                 case Finished("worker"):
                     working.discard(rank)
@@ -336,6 +348,11 @@ class Leader:
                     logger.info(startup.summary())
             if joining and not working:
                 self._is_over(1 if startup.failures else 0)
+
+    def _warn_of(self, rank: int, failed: Failed) -> None:
+        logger.warning(
+            "the %s on %s failed: %s", failed.duty, self._startup.place(rank), failed.cause
+        )
 
     def _is_over(self, status: int) -> None:
         if not self.over.done():

@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import dataclasses
 import importlib.util
+import os
 import threading
 import warnings
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mpidask import _scheduler_file
@@ -221,6 +223,50 @@ def stays_away(worker: Any, *, joined: bool) -> bool:
 def running_tasks(worker: Any) -> tuple[str, ...]:
     """Name the tasks that a worker's threads are busy with."""
     return tuple(str(key) for key in getattr(worker, "active_threads", {}).values())
+
+
+#: Variables by which an MPI library knows that a launcher started it, and as which rank.
+_LAUNCHER_VARIABLES = (
+    "PMI_",
+    "PMI2_",
+    "PMIX_",
+    "OMPI_COMM_WORLD_",
+    "OMPI_APP_CTX",
+    "OMPI_FIRST_RANKS",
+    "OMPI_NUM_APP_CTX",
+    "OMPI_UNIVERSE_SIZE",
+    "PRTE_LAUNCHED",
+    "HYDI_",
+    "MPI_LOCAL",
+    "PALS_",
+    "SLURM_STEP",
+    "SLURM_PROCID",
+    "SLURM_LOCALID",
+    "SLURM_NODEID",
+    "SLURM_PMI",
+    "SLURM_MPI",
+)
+
+
+@contextlib.contextmanager
+def hidden_launcher() -> Iterator[None]:
+    """Hide the launcher from the processes that this one starts.
+
+    A nanny's child is no rank: an MPI library in it that tried to be one would fail, or
+    hang. Without these variables it is an MPI job of its own, of one process.
+    """
+    hidden = {k: v for k, v in os.environ.items() if k.startswith(_LAUNCHER_VARIABLES)}
+    for name in hidden:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def uses_nanny(options: Options) -> bool:
+    """Tell whether workers run in child processes, as far as the options show."""
+    return options.nanny or options.worker_class != "distributed.Worker"
 
 
 def hide_script_from_nannies() -> None:

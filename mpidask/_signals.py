@@ -70,6 +70,12 @@ class Interrupt:
             self.signum = signum
             self.action(signum)
 
+    def act(self, action: Callable[[int], object]) -> None:
+        """Change what a signal does, also for one that came a moment ago."""
+        self.action = action
+        if self.signum is not None:
+            action(self.signum)
+
     def disarm(self) -> None:
         """Let signals do nothing from now on: the end is under way."""
         self.action = None

@@ -78,10 +78,8 @@ class World:
             if MPI.Comm.Compare(comm, known) in (MPI.IDENT, MPI.CONGRUENT):
                 return cls(known, next(number))
         duplicate, request = comm.Idup()
-        try:
+        with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(poll(lambda: request.Test() or _roll_is_called(comm)), timeout)
-        except asyncio.TimeoutError:
-            pass
         if not request.Test():
             await _call_roll(comm, timeout, leader)
             return None

@@ -16,7 +16,7 @@ _JOIN = dataclasses.replace(JOIN, error_status=2)
 
 
 def run(scheduler_address: str | None, scheduler: bool, **values: Any) -> None:
-    """Run a Dask cluster on the ranks of an MPI job.
+    r"""Run a Dask cluster on the ranks of an MPI job.
 
     The scheduler runs on rank 0, workers on all other ranks:
 

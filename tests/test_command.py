@@ -20,8 +20,18 @@ import sys, time
 import mpidask
 from distributed import Client
 
+def connection():
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return mpidask.connection("scheduler.json")
+        except mpidask.SchedulerFileError as error:
+            if not error.may_pass or time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+
 workers, then = int(sys.argv[1]), sys.argv[2]
-with Client(**mpidask.connection("scheduler.json")) as client:
+with Client(**connection()) as client:
     deadline = time.monotonic() + 60
     while len(client.scheduler_info(-1)["workers"]) != workers:
         assert time.monotonic() < deadline, client.scheduler_info(-1)
