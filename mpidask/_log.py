@@ -45,15 +45,20 @@ def hushed(level: int) -> Iterator[None]:
     for log in loggers:
         log.setLevel(level)
     if level > logging.INFO:
-        worker.addFilter(_is_not_delivered)
+        worker.addFilter(_is_news)
     try:
         yield
     finally:
-        worker.removeFilter(_is_not_delivered)
+        worker.removeFilter(_is_news)
         for log, old in zip(loggers, before, strict=True):
             log.setLevel(old)
 
 
-def _is_not_delivered(record: logging.LogRecord) -> bool:
-    """Drop the error of a task from a worker's log: the client gets it, and shows it."""
-    return not str(record.msg).startswith("Compute Failed")
+#: What a worker logs, with a traceback, of which people learn in another way: the error
+#: of a task goes to the client; a worker that lost its scheduler closes, and its rank
+#: starts another.
+_TOLD_ELSEWHERE = ("Compute Failed", "Failed to communicate with scheduler during heartbeat")
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not str(record.msg).startswith(_TOLD_ELSEWHERE)
