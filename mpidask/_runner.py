@@ -28,7 +28,7 @@ import uuid
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from mpidask import _departure, _scheduler_file, _servers
+from mpidask import _departure, _lifeline, _scheduler_file, _servers
 from mpidask._agreement import (
     Cluster,
     Done,
@@ -67,6 +67,8 @@ _JOIN_INTERVAL = 1
 _REGISTER_TIMEOUT = 30
 #: Seconds a worker waits for the scheduler to close it before it closes itself.
 _SCHEDULER_GRACE = 3
+#: Seconds between the break of a lifeline and the conclusion that its other end is dead.
+_LIFELINE_GRACE = 2
 #: Seconds the leader grants its members beyond `shutdown_timeout` to report.
 _REPORT_GRACE = 3
 
@@ -146,6 +148,7 @@ class Member:
     async def _run_scheduler(self, host: str | None) -> None:
         security = _servers.make_security(self._options.security)
         self._scheduler = await _servers.start_scheduler(self._options, host, security)
+        _lifeline.attach(self._scheduler, self._on_leader_lost)
         cluster = _servers.describe_cluster(self._options, self._scheduler, security)
         path = self._options.scheduler_file
         if path is not None:
@@ -156,6 +159,21 @@ class Member:
         finally:
             if path is not None:
                 _scheduler_file.remove(path, cluster)
+
+    def _on_leader_lost(self) -> None:
+        if not self._ending and self._scheduler_runs:
+            asyncio.get_running_loop().call_later(_LIFELINE_GRACE, self._abort_if_leaderless)
+
+    def _abort_if_leaderless(self) -> None:
+        if not self._ending and self._scheduler_runs:
+            logger.error("the client on rank %d is gone: ending the job", self._roles.leader)
+            _departure.abort_at_exit(1, at_once=True)
+
+    @property
+    def _scheduler_runs(self) -> bool:
+        from distributed.core import Status
+
+        return self._scheduler is not None and self._scheduler.status == Status.running
 
     async def _run_worker(self, order: StartWorker) -> None:
         """Keep a worker running, as the deployment system that `Client.restart` counts on."""
@@ -261,6 +279,7 @@ class Leader:
         self._on_signal = on_signal
         self._signalled = False
         self._watching: asyncio.Task[None] | None = None
+        self._holding: asyncio.Task[None] | None = None
         wait = options.wait_for_workers
         wanted = len(roles.workers) if wait is True else int(wait)
         if roles.scheduler is None:
@@ -289,7 +308,19 @@ class Leader:
         self._watching = asyncio.create_task(self._watch())
         if self._startup.cluster is not None:
             logger.info(self._startup.summary())
+            self._holding = asyncio.create_task(self._hold_lifeline(self._startup.cluster))
         return self._startup.cluster
+
+    async def _hold_lifeline(self, cluster: Cluster) -> None:
+        await _lifeline.hold(cluster)
+        with contextlib.suppress(asyncio.TimeoutError):
+            # A scheduler that was shut down says so.
+            await asyncio.wait_for(asyncio.shield(self.over), _LIFELINE_GRACE)
+        if not self.over.done():
+            rank = self._roles.scheduler
+            assert rank is not None
+            logger.error("the scheduler on %s is gone: ending the job", self._startup.place(rank))
+            self._on_signal(signal.SIGTERM)
 
     async def _start(self) -> None:
         startup = self._startup
@@ -374,8 +405,9 @@ class Leader:
         Ranks that don't are named, and the job is aborted, with the status of `order`,
         when this rank leaves the program (or at once, if it would not leave).
         """
-        if self._watching is not None:
-            self._watching.cancel()
+        for task in (self._watching, self._holding):
+            if task is not None:
+                task.cancel()
         for rank in range(self._world.size):
             self._order(rank, order)
         busy = set(range(self._world.size))
