@@ -31,34 +31,39 @@ def speaking() -> Iterator[None]:
 
 @contextlib.contextmanager
 def hushed(level: int) -> Iterator[None]:
-    """Set the level of distributed's loggers, and restore it at the end."""
+    """Set the level of distributed's loggers, and restore it at the end.
+
+    Above INFO, what remains is shown without tracebacks.
+    """
     import distributed  # noqa: F401  (sets the levels from dask's configuration)
 
-    loggers = [logging.getLogger("distributed")]
+    top = logging.getLogger("distributed")
+    loggers = [top]
     loggers += [
         log
         for name, log in list(logging.root.manager.loggerDict.items())
         if isinstance(log, logging.Logger) and log.level and name.startswith("distributed.")
     ]
-    before = [log.level for log in loggers]
-    worker = logging.getLogger("distributed.worker")
+    levels = [log.level for log in loggers]
+    handlers = list(top.handlers) if level > logging.INFO else []
     for log in loggers:
         log.setLevel(level)
-    if level > logging.INFO:
-        worker.addFilter(_is_news)
+    for handler in handlers:
+        handler.addFilter(_in_brief)
     try:
         yield
     finally:
-        worker.removeFilter(_is_news)
-        for log, old in zip(loggers, before, strict=True):
+        for handler in handlers:
+            handler.removeFilter(_in_brief)
+        for log, old in zip(loggers, levels, strict=True):
             log.setLevel(old)
 
 
-#: What a worker logs, with a traceback, of which people learn in another way: the error
-#: of a task goes to the client; a worker that lost its scheduler closes, and its rank
-#: starts another.
+#: What a worker logs and people learn in another way: the error of a task goes to the
+#: client; a worker that lost its scheduler closes, and its rank starts another.
 _TOLD_ELSEWHERE = ("Compute Failed", "Failed to communicate with scheduler during heartbeat")
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def _in_brief(record: logging.LogRecord) -> bool:
+    record.exc_info = record.exc_text = None
     return not str(record.msg).startswith(_TOLD_ELSEWHERE)

@@ -139,7 +139,10 @@ def make_worker(
     options: Options, order: StartWorker, cluster: Cluster, attempt: int
 ) -> Worker | Nanny:
     """Make a worker, or the nanny of one, not started yet."""
+    from distributed import Nanny
     from distributed.system import MEMORY_LIMIT
+
+    from mpidask._nanny_worker import NannyWorker
 
     memory = options.memory_limit
     arguments = {
@@ -154,7 +157,10 @@ def make_worker(
         "dashboard": False,
         "dashboard_address": ":0" if options.dashboard else "127.0.0.1:0",
     }
-    cls = _rank_worker(worker_class(options), options.shutdown_timeout)
+    base = worker_class(options)
+    if issubclass(base, Nanny):
+        arguments |= {"worker_class": NannyWorker, "log_level": options.log_level}
+    cls = _rank_worker(base, options.shutdown_timeout)
     worker: Worker | Nanny = cls(cluster.address, **{**arguments, **options.worker_options})
     return worker
 
