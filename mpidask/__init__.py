@@ -9,8 +9,6 @@ Importing this package starts nothing: MPI is initialised, and distributed is
 imported, when a cluster is asked for.
 """
 
-from importlib.metadata import version
-
 from mpidask._api import join_existing, mpi_dask, mpi_dask_main
 from mpidask._errors import MPIDaskError, NotEnoughRanksError, SchedulerFileError, StartupError
 from mpidask._scheduler_file import connection
@@ -27,4 +25,4 @@ __all__ = [
     "mpi_dask_main",
 ]
 
-__version__ = version("mpidask")
+__version__ = "0.1.0"

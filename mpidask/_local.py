@@ -18,6 +18,7 @@ def local_cluster(options: Options, interrupt: Interrupt) -> Iterator[Cluster]:
     """Start a `distributed.LocalCluster` with the options that apply to one machine."""
     from distributed import LocalCluster
 
+    from mpidask._quiet import QuietNanny
     from mpidask._servers import hide_script_from_nannies, make_security, worker_class
 
     _usage.entered()
@@ -28,16 +29,19 @@ def local_cluster(options: Options, interrupt: Interrupt) -> Iterator[Cluster]:
         "protocol": options.protocol,
         "local_directory": options.local_directory,
         "threads_per_worker": None if options.nthreads == "auto" else options.nthreads,
-        "worker_class": None
-        if options.worker_class == "distributed.Worker"
-        else worker_class(options),
     }
+    # A process for each worker is what LocalCluster is for; a class of one's own may differ.
+    own_class = options.worker_class != "distributed.Worker"
+    cls = worker_class(options) if own_class else QuietNanny
+    if issubclass(cls, QuietNanny):
+        given["log_level"] = options.log_level
     try:
         hide_script_from_nannies()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=r"\s*Port \d+ is already in use")
             cluster = LocalCluster(
                 scheduler_port=options.scheduler_port,
+                worker_class=cls,
                 silence_logs=options.log_level,
                 dashboard_address=options.dashboard_address if options.dashboard else None,
                 memory_limit=options.memory_limit,

@@ -69,6 +69,8 @@ class MPICluster:
         except BaseException as error:
             if self.leads:
                 self._end(error, leave=True)
+            elif not isinstance(error, SystemExit):
+                _departure.abort_at_exit(1)  # an error of ours; the others wait for this rank
             raise
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -103,6 +105,7 @@ class MPICluster:
         self._loop.stop()
         _usage.ended(left=order.leave)
         if order.leave:
+            _departure.skip_last_collections()
             raise SystemExit(order.status)
 
     def _lead(self) -> Cluster | None:

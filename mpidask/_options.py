@@ -7,7 +7,6 @@ reference page of the documentation are all made from `Options`.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -397,6 +396,8 @@ class Options:
 
 
 def _reject_unknown(names: Any, known: Any, where: str) -> None:
+    import difflib
+
     for name in names:
         if name not in known:
             close = difflib.get_close_matches(name, known, n=1)

@@ -306,6 +306,7 @@ class Leader:
         if self._roles.scheduler is not None:
             self._order(self._roles.scheduler, Running())
         self._watching = asyncio.create_task(self._watch())
+        self._watching.add_done_callback(self._give_up_if_failed)
         if self._startup.cluster is not None:
             logger.info(self._startup.summary())
             self._holding = asyncio.create_task(self._hold_lifeline(self._startup.cluster))
@@ -379,6 +380,12 @@ class Leader:
                     logger.info(startup.summary())
             if joining and not working:
                 self._is_over(1 if startup.failures else 0)
+
+    def _give_up_if_failed(self, watching: asyncio.Task[None]) -> None:
+        """End the job rather than leave it to itself, should there be an error of ours."""
+        if not watching.cancelled() and (error := watching.exception()) is not None:
+            logger.error("the leader failed, ending the job", exc_info=error)
+            self._on_signal(signal.SIGTERM)
 
     def _warn_of(self, rank: int, failed: Failed) -> None:
         logger.warning(

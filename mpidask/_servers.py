@@ -139,10 +139,9 @@ def make_worker(
     options: Options, order: StartWorker, cluster: Cluster, attempt: int
 ) -> Worker | Nanny:
     """Make a worker, or the nanny of one, not started yet."""
-    from distributed import Nanny
     from distributed.system import MEMORY_LIMIT
 
-    from mpidask._nanny_worker import NannyWorker
+    from mpidask._quiet import QuietNanny
 
     memory = options.memory_limit
     arguments = {
@@ -158,8 +157,8 @@ def make_worker(
         "dashboard_address": ":0" if options.dashboard else "127.0.0.1:0",
     }
     base = worker_class(options)
-    if issubclass(base, Nanny):
-        arguments |= {"worker_class": NannyWorker, "log_level": options.log_level}
+    if issubclass(base, QuietNanny):
+        arguments["log_level"] = options.log_level
     cls = _rank_worker(base, options.shutdown_timeout)
     worker: Worker | Nanny = cls(cluster.address, **{**arguments, **options.worker_options})
     return worker
@@ -180,12 +179,14 @@ def worker_class(options: Options) -> type:
     from distributed import Nanny, Worker
     from distributed.utils import import_term
 
+    from mpidask._quiet import QuietNanny
+
     cls = options.worker_class
     if isinstance(cls, str):
         cls = import_term(cls)
     if not isinstance(cls, type):
         raise TypeError(f"worker_class {options.worker_class!r} is not a class")
-    return Nanny if options.nanny and cls is Worker else cls
+    return QuietNanny if cls is Nanny or (options.nanny and cls is Worker) else cls
 
 
 def _rank_worker(base: type, shutdown_timeout: float) -> type:
