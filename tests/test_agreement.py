@@ -215,7 +215,7 @@ def test_time_out_of_a_large_job_stays_readable():
 
 def test_summary():
     startup = starting(8)
-    up(startup, Cluster("tls://10.0.0.1:4000", None, "http://10.0.0.1:8787/status"))
+    up(startup, Cluster("tls://10.0.0.1:4000", object(), "http://10.0.0.1:8787/status"))
     assert startup.summary() == (
         "6 workers on 3 nodes, 12 threads, 6.00 GiB memory, scheduler tls://10.0.0.1:4000, "
         "dashboard http://10.0.0.1:8787/status"
@@ -226,7 +226,8 @@ def test_summary_of_one():
     startup = starting(3)
     up(startup, worker=WorkerStarted(nthreads=1, memory_limit=GIB // 2))
     assert startup.summary() == (
-        "1 worker on 1 node, 1 thread, 512.00 MiB memory, scheduler tls://10.0.0.1:4000"
+        "1 worker on 1 node, 1 thread, 512.00 MiB memory, scheduler tls://10.0.0.1:4000, "
+        "open to everyone who can reach it"
     )
 
 
@@ -243,5 +244,5 @@ def test_summary_counts_what_is_up():
     startup = starting(5, wanted=1)
     up_to_scheduler(startup)
     startup.hear(3, WORKER)
-    assert startup.summary().startswith("1 worker on ")
+    assert startup.summary().startswith("1 of 3 workers on 1 node")
     assert "2 threads, 1.00 GiB memory" in startup.summary()

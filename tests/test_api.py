@@ -12,7 +12,14 @@ import types
 import pytest
 
 import mpidask
-from mpidask import MPIDaskError, NotEnoughRanksError, StartupError, _api, mpi_dask_main
+from mpidask import (
+    MPIDaskError,
+    NotEnoughRanksError,
+    SchedulerFileError,
+    StartupError,
+    _api,
+    mpi_dask_main,
+)
 from mpidask._api import _with_client
 from mpidask._mpi import exit_status
 
@@ -24,8 +31,11 @@ def test_public_names():
     assert mpidask.__all__ == [
         "MPIDaskError",
         "NotEnoughRanksError",
+        "SchedulerFileError",
         "StartupError",
         "__version__",
+        "connection",
+        "join_existing",
         "mpi_dask",
         "mpi_dask_main",
     ]
@@ -59,7 +69,7 @@ def test_version():
 
 def test_errors_are_one_tree():
     assert issubclass(MPIDaskError, RuntimeError)
-    for error in (NotEnoughRanksError, StartupError):
+    for error in (NotEnoughRanksError, SchedulerFileError, StartupError):
         assert issubclass(error, MPIDaskError)
         assert error.__name__ in sys.modules[MPIDaskError.__module__].__doc__
 

@@ -18,8 +18,8 @@ FIELDS = {field.name: field for field in dataclasses.fields(Options)}
 
 class FakeCommunicator:
     def Idup(self): ...
-    def Get_rank(self): ...
-    def Get_size(self): ...
+    def Is_inter(self):
+        return False
 
 
 def resolve(**given):
@@ -39,6 +39,9 @@ def test_defaults():
         "security": True,
         "scheduler_port": 0,
         "scheduler_file": None,
+        "address": None,
+        "death_timeout": None,
+        "reconnect": True,
         "scheduler_options": {},
         "dashboard": True,
         "dashboard_address": ":8787",
@@ -130,7 +133,7 @@ def test_unknown_name():
 
 
 def test_unknown_name_like_no_other():
-    with pytest.raises(TypeError, match="no option 'xyzzy'; its options are client_rank"):
+    with pytest.raises(TypeError, match="no option 'xyzzy'; its options are address, client_rank"):
         resolve(xyzzy=1)
 
 
@@ -146,12 +149,15 @@ def test_unknown_name_in_configuration():
 def accepted_cases():
     communicator = FakeCommunicator()
     yield "comm", communicator, communicator
-    for name in ("exit", "exclusive_workers", "dashboard", "nanny"):
+    for name in ("exit", "exclusive_workers", "dashboard", "nanny", "reconnect"):
         yield name, False, False
         yield name, True, True
     yield "scheduler_rank", 7, 7
     yield "client_rank", 0, 0
     yield "interface", "ib0", "ib0"
+    yield "address", "tcp://10.0.0.1:8786", "tcp://10.0.0.1:8786"
+    yield "death_timeout", None, None
+    yield "death_timeout", "1 min", 60.0
     yield "host", "10.0.0.1", "10.0.0.1"
     yield "protocol", "tls", "tls"
     yield "protocol", "wss", "wss"
@@ -212,7 +218,7 @@ def rejected_cases():
     whole = "must be a whole number"
     yield "comm", object(), TypeError, "must be an intracommunicator"
     yield "comm", 3, TypeError, "must be an intracommunicator"
-    for name in ("exit", "exclusive_workers", "dashboard", "nanny"):
+    for name in ("exit", "exclusive_workers", "dashboard", "nanny", "reconnect"):
         for value in (1, 0, None, "yes"):
             yield name, value, TypeError, "must be True or False"
     for name in ("scheduler_rank", "client_rank", "scheduler_port"):
@@ -220,7 +226,7 @@ def rejected_cases():
             yield name, value, TypeError, whole
         yield name, -1, ValueError, "must be 0 or more"
     yield "scheduler_port", 65536, ValueError, "must be a port"
-    for name in ("interface", "host", "protocol"):
+    for name in ("interface", "host", "protocol", "address"):
         for value in ("", 3, True):
             yield name, value, TypeError, "must be a non-empty string, or None"
     for value in ("yes", None, 1, {}):
@@ -240,7 +246,7 @@ def rejected_cases():
     yield "nthreads", -2, ValueError, "must be 1 or more"
     for value in ([], True):
         yield "memory_limit", value, TypeError, "must be a number of bytes"
-    for value in ("lots", -1, float("nan"), "4 parsecs"):
+    for value in ("lots", "", -1, float("nan"), float("inf"), "4 parsecs"):
         yield "memory_limit", value, ValueError, "must be a number of bytes"
     for value in (None, 3, ""):
         yield "worker_class", value, TypeError, "must be"
@@ -252,12 +258,14 @@ def rejected_cases():
     for name in ("startup_timeout", "shutdown_timeout"):
         for value in (None, True, [5]):
             yield name, value, TypeError, "must be a time in seconds"
-        for value in ("soon", "5 parsecs", "1 min 5 s"):
+        for value in ("", "soon", "5 parsecs", "1 min 5 s"):
             yield name, value, ValueError, "must be a time in seconds"
         yield name, 0, ValueError, "must be more than 0"
         yield name, "0 s", ValueError, "must be more than 0"
         for value in (-1, float("inf"), float("nan")):
             yield name, value, ValueError, "must be"
+    yield "death_timeout", [5], TypeError, "must be a time in seconds"
+    yield "death_timeout", "soon", ValueError, "must be a time in seconds"
     for value in ("loud", None, True, 1.5):
         yield "log_level", value, ValueError, "must be a logging level"
 

@@ -11,8 +11,7 @@ from mpidask._resources import ranks_per_host, threads_per_worker
 
 
 def node(cpus, *, host="a", limit=None):
-    cpus = frozenset(cpus)
-    return Node(host=host, cpus=cpus, cpu_limit=len(cpus) if limit is None else limit)
+    return Node(host=host, cpus=frozenset(cpus), cpu_quota=limit)
 
 
 def divide(*nodes):
@@ -73,6 +72,15 @@ def test_threads_follow_a_cgroup_quota():
     assert divide(*[node(range(64), limit=1)] * 3) == [1, 1, 1]
 
 
+def test_bound_ranks_share_one_quota():
+    assert divide(node(range(4), limit=4), node(range(4, 8), limit=4)) == [2, 2]
+
+
+def test_one_thread_each_comes_out_of_the_whole():
+    assert divide(node(range(4)), node({0})) == [3, 1]
+    assert divide(node(range(4)), node({0}), node({0})) == [2, 1, 1]
+
+
 def test_hosts_do_not_mix():
     nodes = {
         0: node(range(4), host="a"),
@@ -98,16 +106,12 @@ def shares(nodes):
     """Say, independently, how many CPUs each rank of a host may call its own."""
     found = []
     for mine in nodes:
-        found.append(
-            sum(1 / sum(cpu in other.cpus for other in nodes) for cpu in mine.cpus)
-            * mine.cpu_limit
-            / len(mine.cpus)
-        )
+        found.append(sum(1 / sum(cpu in other.cpus for other in nodes) for cpu in mine.cpus))
     return found
 
 
 def test_random_masks_add_up():
-    """Where each worker has a CPU's worth, threads are as many as CPUs; each gets its due."""
+    """Threads are as many as CPUs, or one each; where there is enough, each gets its due."""
     generator = random.Random(20240229)
     full = 0
     for _ in range(400):
@@ -119,11 +123,13 @@ def test_random_masks_add_up():
         threads = divide(*nodes)
         fair = shares(nodes)
         assert min(threads) >= 1
-        for count, share in zip(threads, fair):
-            assert int(share + 1e-9) <= count <= max(1, share + 1)
+        assert sum(threads) == max(len(nodes), len(frozenset().union(*(n.cpus for n in nodes))))
+        for count, share in zip(threads, fair, strict=True):
+            assert count <= max(1, share + 1)
         if min(fair) >= 1 - 1e-9:
             full += 1
-            assert sum(threads) == len(frozenset().union(*(n.cpus for n in nodes)))
+            for count, share in zip(threads, fair, strict=True):
+                assert int(share + 1e-9) <= count
     assert full > 50  # the assertion above is no dead letter
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mpidask import NotEnoughRanksError
-from mpidask._roles import Roles, assign_roles
+from mpidask._roles import Roles, assign_command_roles, assign_joining_roles, assign_roles
 
 
 @pytest.mark.parametrize(
@@ -109,3 +109,25 @@ def test_duties_have_names():
         "worker",
     ]
     assert Roles(leader=0, workers=(1,), scheduler=None, client=None).of(0) == "idle"
+
+
+# -- Clusters without a program of their own. ----------------------------------------
+
+
+def test_command_roles():
+    roles = assign_command_roles(4, scheduler_rank=0, exclusive_workers=True)
+    assert roles == Roles(leader=0, workers=(1, 2, 3), scheduler=0, client=None)
+    roles = assign_command_roles(3, scheduler_rank=2, exclusive_workers=False)
+    assert roles == Roles(leader=2, workers=(0, 1, 2), scheduler=2, client=None)
+    assert assign_command_roles(1, scheduler_rank=0, exclusive_workers=False).workers == (0,)
+
+
+@pytest.mark.parametrize(("size", "rank", "exclusive"), [(1, 0, True), (3, 3, True), (2, 2, False)])
+def test_command_needs_ranks(size, rank, exclusive):
+    with pytest.raises(NotEnoughRanksError, match=f"this job has {size} rank"):
+        assign_command_roles(size, scheduler_rank=rank, exclusive_workers=exclusive)
+
+
+def test_joining_roles():
+    roles = assign_joining_roles(3)
+    assert roles == Roles(leader=0, workers=(0, 1, 2), scheduler=None, client=None)

@@ -169,7 +169,8 @@ def test_start_work_end(caplog, aborts):
     assert total == 6
     assert orders == [End(7, leave=False)] * 4
     assert said(caplog) == [
-        "2 workers on 1 node, 2 threads, memory not limited, scheduler " + cluster.address
+        "2 workers on 1 node, 2 threads, memory not limited, scheduler "
+        f"{cluster.address}, open to everyone who can reach it"
     ]
     assert not aborts
 
@@ -274,10 +275,10 @@ def refuse(monkeypatch, *names):
     """Let workers of these names fail to start."""
     make_worker = _servers.make_worker
 
-    def make(options, order, *, attempt):
+    def make(options, order, cluster, attempt):
         if order.name in names:
             raise RuntimeError(f"no luck for {order.name}")
-        return make_worker(options, order, attempt=attempt)
+        return make_worker(options, order, cluster, attempt)
 
     monkeypatch.setattr(_servers, "make_worker", make)
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import os
 import socket
 import warnings
 from multiprocessing import spawn
@@ -42,7 +43,7 @@ async def started(given):
     async def start_worker(name="w", attempt=0, nthreads=1):
         cluster = _servers.describe_cluster(given, scheduler, None)
         order = StartWorker(cluster, nthreads=nthreads, sharers=2, name=name)
-        worker = _servers.make_worker(given, order, attempt=attempt)
+        worker = _servers.make_worker(given, order, cluster, attempt)
         workers.append(worker)
         await worker
         return worker
@@ -71,8 +72,6 @@ def quiet(tmp_path):
 def test_preparation_data_name_the_main_module():
     """`hide_script_from_nannies` drops these; both names are Python's own."""
     assert list(inspect.signature(spawn.get_preparation_data).parameters) == ["name"]
-    data = spawn.get_preparation_data("Process-1")
-    assert {"init_main_from_path", "init_main_from_name"} & set(data)
     source = inspect.getsource(spawn)
     assert "'init_main_from_path'" in source or '"init_main_from_path"' in source
     assert "'init_main_from_name'" in source or '"init_main_from_name"' in source
@@ -96,7 +95,7 @@ def test_nannies_name_their_processes_so(monkeypatch):
     """The name by which `hide_script_from_nannies` knows a nanny's process."""
     from distributed import nanny
 
-    class Stopped(Exception):
+    class Stopped(Exception):  # noqa: N818
         pass
 
     names = []
@@ -161,8 +160,8 @@ def fail():
 
 @pytest.fixture
 def worker_log():
-    """Collect what distributed.worker logs."""
-    log = logging.getLogger("distributed.worker")
+    """Collect what distributed.worker logs, where distributed shows it."""
+    log = logging.getLogger("distributed")
     records = []
     handler = logging.Handler()
     handler.emit = records.append
@@ -201,8 +200,12 @@ def test_failed_tasks_are_the_client_s_to_show(worker_log):
     with hushed(logging.WARNING):
         fail_a_task()
         log.error("something else")
-    assert [r.getMessage() for r in worker_log] == ["something else"]
-    log.setLevel(logging.ERROR)
+        try:
+            raise OSError
+        except OSError:
+            log.exception("an exception")
+    assert [r.getMessage() for r in worker_log] == ["something else", "an exception"]
+    assert worker_log[-1].exc_info is None
     log.error("Compute Failed again")
     assert worker_log[-1].getMessage() == "Compute Failed again"
 
@@ -220,7 +223,7 @@ def test_hushed_restores_levels():
     before = log.level, child.level
     child.setLevel(logging.DEBUG)
     try:
-        with pytest.raises(LookupError), hushed(logging.ERROR):
+        with pytest.raises(LookupError), hushed(logging.ERROR):  # noqa: PT012
             assert (log.level, child.level) == (logging.ERROR, logging.ERROR)
             raise LookupError
         assert (log.level, child.level) == (before[0], logging.DEBUG)
@@ -252,7 +255,13 @@ def worker_that(*, reason="", retired=False, **attributes):
     ],
 )
 def test_who_stays_away(worker, stays_away):
-    assert _servers.stays_away(worker) is stays_away
+    assert _servers.stays_away(worker, joined=False) is stays_away
+
+
+def test_joined_workers_wait_for_the_next_cluster():
+    assert not _servers.stays_away(worker_that(reason="scheduler-close"), joined=True)
+    assert _servers.stays_away(worker_that(reason="scheduler-close-worker"), joined=True)
+    assert _servers.stays_away(worker_that(retired=True), joined=True)
 
 
 @pytest.mark.parametrize(
@@ -287,7 +296,7 @@ def test_workers_know_why_they_were_closed(way, stays_away):
                 else:
                     worker.batched_stream.comm.abort()
                 await asyncio.wait_for(worker.finished(), 10)
-        return _servers.stays_away(worker)
+        return _servers.stays_away(worker, joined=False)
 
     assert run(test) is stays_away
 
@@ -340,17 +349,19 @@ def test_foreign_workers_are_described_as_ordered():
 
 
 def test_worker_class():
-    from distributed import Nanny, Worker
+    from distributed import Worker
+
+    from mpidask._quiet import QuietNanny
 
     class Mine(Worker):
         pass
 
     assert _servers.worker_class(options()) is Worker
-    assert _servers.worker_class(options(nanny=True)) is Nanny
-    assert _servers.worker_class(options(worker_class="distributed.Nanny")) is Nanny
-    assert _servers.worker_class(options(worker_class="distributed.nanny.Nanny")) is Nanny
+    assert _servers.worker_class(options(nanny=True)) is QuietNanny
+    assert _servers.worker_class(options(worker_class="distributed.Nanny")) is QuietNanny
+    assert _servers.worker_class(options(worker_class="distributed.nanny.Nanny")) is QuietNanny
     assert _servers.worker_class(options(worker_class=Mine)) is Mine
-    with pytest.raises(TypeError, match="'distributed.wait' is not a class"):
+    with pytest.raises(TypeError, match=r"'distributed\.wait' is not a class"):
         _servers.worker_class(options(worker_class="distributed.wait"))
     for unknown in ("distributed.Wroker", "no_such_package.Worker"):
         with pytest.raises((ImportError, AttributeError)):
@@ -405,3 +416,15 @@ def test_running_tasks():
     assert _servers.running_tasks(object()) == ()
     busy = SimpleNamespace(active_threads={1: "a-1", 2: ("b", 2)})
     assert _servers.running_tasks(busy) == ("a-1", "('b', 2)")
+
+
+def test_launcher_is_hidden_for_a_while(monkeypatch):
+    monkeypatch.setenv("PMI_RANK", "3")
+    monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "4")
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    before = dict(os.environ)
+    with _servers.hidden_launcher():
+        assert "PMI_RANK" not in os.environ
+        assert "OMPI_COMM_WORLD_SIZE" not in os.environ
+        assert os.environ["SLURM_JOB_ID"] == "7"  # the job is no secret, the launcher is
+    assert dict(os.environ) == before
