@@ -207,8 +207,7 @@ class Member:
         while time.monotonic() < deadline:
             try:
                 cluster = await _servers.find_cluster(options)
-                self._worker = _servers.make_worker(options, order, cluster, attempt)
-                await asyncio.wait_for(self._worker, _REGISTER_TIMEOUT)
+                await self._register(_servers.make_worker(options, order, cluster, attempt))
                 return
             except (SchedulerFileError, OSError, asyncio.TimeoutError) as error:
                 if isinstance(error, SchedulerFileError) and not error.may_pass:
@@ -218,6 +217,15 @@ class Member:
                 problem = error
             await asyncio.sleep(_JOIN_INTERVAL)
         raise TimeoutError(f"no scheduler for {patience:g} s (death_timeout): {problem}")
+
+    async def _register(self, worker: Any) -> None:
+        """Start a worker, or give it up if the scheduler goes away meanwhile."""
+        self._worker = worker
+        try:
+            await asyncio.wait_for(worker, _REGISTER_TIMEOUT)
+        except asyncio.TimeoutError:
+            await worker.close(reason=_servers.CLUSTER_ENDS)
+            raise
 
     async def _stop(self) -> tuple[str, ...]:
         """Stop everything, and return the tasks that don't."""
@@ -402,7 +410,7 @@ class Leader:
         if isinstance(message, Signalled) and not self._signalled:
             self._signalled = True
             name, place = signal.Signals(message.signum).name, self._startup.place(rank)
-            logger.warning("%s was sent %s: ending the cluster", place, name)
+            logger.warning("%s was sent %s", place, name)
             self._on_signal(message.signum)
         return rank, message
 

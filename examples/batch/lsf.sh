@@ -1,0 +1,9 @@
+#!/bin/bash
+#BSUB -J analysis
+#BSUB -n 16
+#BSUB -R "span[ptile=8]"
+#BSUB -W 01:00
+# SIGTERM two minutes before the wall time is over.
+#BSUB -wt 2 -wa TERM
+
+mpirun -n 16 python examples/quickstart.py

@@ -1,0 +1,7 @@
+#!/bin/bash
+#PBS -N analysis
+#PBS -l select=2:ncpus=8:mpiprocs=8
+#PBS -l walltime=01:00:00
+
+cd "$PBS_O_WORKDIR"
+mpirun -n 16 python examples/quickstart.py
