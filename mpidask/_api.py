@@ -70,7 +70,7 @@ class mpi_dask:  # noqa: N801 (a function to its users)
             cluster = stack.enter_context(block)
             client = None
             if cluster is not None:
-                interrupt.action = raise_as_python_would
+                interrupt.act(raise_as_python_would)
                 client = stack.enter_context(connected(cluster, options))
                 stack.callback(interrupt.disarm)
             self._leave = stack.pop_all().__exit__
@@ -87,7 +87,7 @@ class mpi_dask:  # noqa: N801 (a function to its users)
                 cluster = await stack.enter_async_context(_in_thread(block, interrupt))
                 client = None
                 if cluster is not None:
-                    interrupt.action = _cancelling_current_task()
+                    interrupt.act(_cancelling_current_task())
                     client = await stack.enter_async_context(connected_async(cluster, options))
                     stack.callback(interrupt.disarm)
                 self._leave_async = stack.pop_all().__aexit__

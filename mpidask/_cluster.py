@@ -16,7 +16,7 @@ from mpidask._mpi import MPICluster
 from mpidask._options import Options
 from mpidask._roles import Roles, assign_command_roles, assign_joining_roles, assign_roles
 from mpidask._signals import Interrupt, handled, raise_as_python_would
-from mpidask._world import communicator
+from mpidask._world import communicator, require_threads
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -98,8 +98,10 @@ def prepared(
     comm = communicator(comm if comm and hasattr(comm, "Idup") else None, alone=not use.local)
     try:
         options = Options.resolve(given, use.defaults)
-        roles = None if comm is None else use.assign(comm.Get_size(), options)
-        if roles is not None:
+        roles = None
+        if comm is not None:
+            require_threads()
+            roles = use.assign(comm.Get_size(), options)
             _check_wait(roles, options)
         elif not use.local:
             raise MPIDaskError("this needs MPI, and mpi4py can't be used here")
@@ -126,7 +128,7 @@ def serve(given: Mapping[str, Any], use: Use) -> None:
     interrupt = Interrupt()
     with prepared(given, interrupt, use) as (block, options), block:
         if isinstance(block, MPICluster) and block.leads:
-            interrupt.action = raise_as_python_would
+            interrupt.act(raise_as_python_would)
             status = block.wait_until_over()
             interrupt.disarm()
             if status or options.exit:

@@ -22,7 +22,7 @@ def local_cluster(options: Options, interrupt: Interrupt) -> Iterator[Cluster]:
     from mpidask._servers import hide_script_from_nannies, make_security, worker_class
 
     _usage.entered()
-    interrupt.action = raise_as_python_would
+    interrupt.act(raise_as_python_would)
     given = {
         "host": options.host,
         "interface": options.interface,

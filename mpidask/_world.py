@@ -218,6 +218,17 @@ def communicator(given: Any = None, *, alone: bool = False) -> MPI.Intracomm | N
     return MPI.COMM_WORLD if alone else None
 
 
+def require_threads() -> None:
+    """Raise `MPIDaskError` if MPI can't be used from a thread."""
+    from mpi4py import MPI
+
+    if MPI.Query_thread() < MPI.THREAD_SERIALIZED:
+        raise MPIDaskError(
+            "MPI was initialised for one thread only, and mpidask talks to the other ranks "
+            "from a thread of its own: leave mpi4py.rc.thread_level at its default 'multiple'"
+        )
+
+
 def _reject_lone_ranks(found: str) -> None:
     for size_name, rank_name in _LAUNCHERS:
         with contextlib.suppress(ValueError):

@@ -133,6 +133,21 @@ def test_a_launcher_of_another_mpi_is_an_error(run, variables):
     assert result.stderr.count("Traceback") == 1
 
 
+def test_mpi_without_threads_is_an_error(run):
+    result = run(
+        """
+        import mpi4py
+        mpi4py.rc.thread_level = "funneled"
+        from mpidask import mpi_dask_main
+        mpi_dask_main(print)()
+        """,
+        limit=40,
+    )
+    assert result.status == 1
+    assert "MPIDaskError: MPI was initialised for one thread only" in result.stderr
+    assert result.stderr.count("Traceback") == 1
+
+
 # -- Ranks that never come, or come late ----------------------------------------------
 
 
