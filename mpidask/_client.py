@@ -46,9 +46,10 @@ def connected(cluster: Cluster, options: Options) -> Iterator[Client]:
                 report.__enter__()
             yield client
         finally:
-            with _logged():
+            with _logged("write the performance report"):
                 if report is not None and _usable(client, options):
                     report.__exit__(None, None, None)
+            with _logged("close the client"):
                 client.close()
                 for forgotten in _clients_of(cluster):
                     forgotten.close()
@@ -69,9 +70,10 @@ async def connected_async(cluster: Cluster, options: Options) -> AsyncIterator[C
                 await report.__aenter__()
             yield client
         finally:
-            with _logged():
+            with _logged("write the performance report"):
                 if report is not None and _usable(client, options):
                     await report.__aexit__(None, None, None)
+            with _logged("close the client"):
                 await client.close()
                 for forgotten in _clients_of(cluster):
                     await forgotten.close()
@@ -125,10 +127,10 @@ def _explained(cluster: Cluster) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _logged() -> Iterator[None]:
+def _logged(deed: str) -> Iterator[None]:
     """Let nothing that goes wrong at the end hide how the user's function ended."""
     try:
         with hushed(logging.CRITICAL):  # a client whose scheduler is gone has lost nothing
             yield
     except Exception as error:
-        logger.warning("could not close the client in order: %s: %s", type(error).__name__, error)
+        logger.warning("could not %s: %s: %s", deed, type(error).__name__, error)
