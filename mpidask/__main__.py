@@ -113,7 +113,7 @@ main = RankedCommand(
             metavar="SCRIPT [ARGS]...",
             callback=_check_program,
         ),
-        *flags(leave_out={"address", "death_timeout", "reconnect"}),
+        *flags({"address", "death_timeout", "reconnect"}),
     ],
     context_settings={
         "help_option_names": ["-h", "--help"],

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import io
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import click
@@ -76,16 +76,26 @@ class Flag(click.Option):
         self.group = group
 
 
-def flags(leave_out: Collection[str] = ()) -> list[click.Parameter]:
-    """Make the flags of all options, but for those left out."""
+def flags(
+    leave_out: Collection[str] = (), defaults: Mapping[str, Any] | None = None
+) -> list[click.Parameter]:
+    """Make the flags of all options, but for those left out.
+
+    Parameters
+    ----------
+    leave_out : collection of str
+        Options that make no sense for a command.
+    defaults : mapping, optional
+        Defaults of the command that differ from those declared.
+    """
     return [
-        _flag(field)
+        _flag(field, (defaults or {}).get(field.name, field.metadata["default"]))
         for field in dataclasses.fields(Options)
         if field.name not in _NO_FLAG | set(leave_out)
     ]
 
 
-def _flag(field: dataclasses.Field[Any]) -> Flag:
+def _flag(field: dataclasses.Field[Any], default: Any) -> Flag:
     data, flag = field.metadata, field.name.replace("_", "-")
     declaration = f"--{flag}"
     kind: Any = None
@@ -97,7 +107,9 @@ def _flag(field: dataclasses.Field[Any]) -> Flag:
         kind = Json()
     elif data["kind"] == "int" and data["default"] != "auto":
         kind = click.INT
-    default = data["default"]
+    if "/" in declaration:
+        yes, no = declaration.replace("--", "").split("/")
+        default = yes if default else no
     shown = f"  [default: {default}]" if default not in (None, {}) else ""
     return Flag(
         [declaration],

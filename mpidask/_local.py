@@ -6,7 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 
-from mpidask import _usage
+from mpidask import _scheduler_file, _usage
 from mpidask._agreement import Cluster
 from mpidask._log import logger
 from mpidask._options import Options
@@ -58,6 +58,8 @@ def local_cluster(options: Options, interrupt: Interrupt) -> Iterator[Cluster]:
                 cluster.scheduler_address,
                 f", dashboard {link}" if link else "",
             )
-            yield Cluster(cluster.scheduler_address, cluster.security, link)
+            found = Cluster(cluster.scheduler_address, cluster.security, link)
+            with _scheduler_file.written(options.scheduler_file, cluster.scheduler, found):
+                yield found
     finally:
         _usage.ended(left=False)

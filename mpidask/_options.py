@@ -221,7 +221,8 @@ class Options:
     security: Any = _declare(
         True,
         _security,
-        "True: credentials made for this job alone; a distributed.Security; or False",
+        "whether to make credentials for this job alone, without which nobody can connect; "
+        "in Python also a distributed.Security of your own",
         group=NETWORK,
         kind="bool or distributed.Security",
     )

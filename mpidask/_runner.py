@@ -150,15 +150,9 @@ class Member:
         self._scheduler = await _servers.start_scheduler(self._options, host, security)
         _lifeline.attach(self._scheduler, self._on_leader_lost)
         cluster = _servers.describe_cluster(self._options, self._scheduler, security)
-        path = self._options.scheduler_file
-        if path is not None:
-            _scheduler_file.write(path, self._scheduler.identity(), cluster)
-        self._tell(cluster)
-        try:
+        with _scheduler_file.written(self._options.scheduler_file, self._scheduler, cluster):
+            self._tell(cluster)
             await self._scheduler.finished()
-        finally:
-            if path is not None:
-                _scheduler_file.remove(path, cluster)
 
     def _on_leader_lost(self) -> None:
         if not self._ending and self._scheduler_runs:
@@ -286,6 +280,7 @@ class Leader:
         self._options = options
         self._on_signal = on_signal
         self._signalled = False
+        self._warned_of: set[str] = set()
         self._watching: asyncio.Task[None] | None = None
         self._holding: asyncio.Task[None] | None = None
         wait = options.wait_for_workers
@@ -396,6 +391,9 @@ class Leader:
             self._on_signal(signal.SIGTERM)
 
     def _warn_of(self, rank: int, failed: Failed) -> None:
+        if failed.cause in self._warned_of:
+            return  # what ails one rank often ails all of them
+        self._warned_of.add(failed.cause)
         logger.warning(
             "the %s on %s failed: %s", failed.duty, self._startup.place(rank), failed.cause
         )

@@ -7,15 +7,19 @@ go (nobody reads half a file), for the owner alone, and removed at the end.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
 import tempfile
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from mpidask._agreement import Cluster
 from mpidask._errors import SchedulerFileError
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
 
 _CREDENTIALS = (
     "tls_ca_file",
@@ -51,6 +55,19 @@ def write(path: str, identity: Mapping[str, Any], cluster: Cluster) -> None:
     except BaseException:
         os.unlink(draft)
         raise
+
+
+@contextlib.contextmanager
+def written(path: str | None, scheduler: Scheduler, cluster: Cluster) -> Iterator[None]:
+    """Let the file, if one is asked for, stand there for the time of a cluster."""
+    if path is None:
+        yield
+        return
+    write(path, scheduler.identity(), cluster)
+    try:
+        yield
+    finally:
+        remove(path, cluster)
 
 
 def remove(path: str, cluster: Cluster) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import os
+import socket
 import threading
 import warnings
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpidask import _scheduler_file
 from mpidask._agreement import Cluster, StartWorker, WorkerStarted
+from mpidask._network import LOOPBACK
 
 if TYPE_CHECKING:
     from distributed import Nanny, Scheduler, Worker
@@ -51,7 +53,7 @@ async def start_scheduler(options: Options, host: str | None, security: Any) -> 
         "security": security,
         # Without bokeh, distributed serves a page instead that says what to install.
         "dashboard": options.dashboard and not has_bokeh,
-        "dashboard_address": options.dashboard_address if options.dashboard else "127.0.0.1:0",
+        "dashboard_address": options.dashboard_address if options.dashboard else f"{LOOPBACK}:0",
     }
     with warnings.catch_warnings():
         # A taken port of the dashboard: the one line of output names the port in use.
@@ -69,6 +71,8 @@ def describe_cluster(options: Options, scheduler: Scheduler, security: Any) -> C
     if options.dashboard and "dashboard" in scheduler.services:
         with contextlib.suppress(KeyError):  # the user's template names an unset variable
             host = get_address_host(scheduler.address)
+            if host == LOOPBACK and options.dashboard_address.startswith(":"):
+                host = socket.gethostname()  # it listens on all interfaces
             link = format_dashboard_link(host, scheduler.services["dashboard"].port)
     return Cluster(scheduler.address, security, link)
 
@@ -139,22 +143,26 @@ def make_worker(
     options: Options, order: StartWorker, cluster: Cluster, attempt: int
 ) -> Worker | Nanny:
     """Make a worker, or the nanny of one, not started yet."""
+    from distributed.comm.addressing import get_address_host
     from distributed.system import MEMORY_LIMIT
 
     from mpidask._quiet import QuietNanny
 
     memory = options.memory_limit
+    # Where the scheduler keeps to loopback, nobody outside this machine is expected.
+    inside = get_address_host(cluster.address) == LOOPBACK
     arguments = {
         "nthreads": order.nthreads,
         "memory_limit": MEMORY_LIMIT // order.sharers if memory == "auto" else memory,
         "local_directory": options.local_directory,
         "interface": options.interface,
+        "host": LOOPBACK if inside and options.interface is None else None,
         "protocol": options.protocol,
         "security": cluster.security,
         # The former worker of this rank may not be forgotten yet: another name.
         "name": order.name + (f"-{attempt}" if attempt else ""),
         "dashboard": False,
-        "dashboard_address": ":0" if options.dashboard else "127.0.0.1:0",
+        "dashboard_address": ":0" if options.dashboard and not inside else f"{LOOPBACK}:0",
     }
     base = worker_class(options)
     if issubclass(base, QuietNanny):

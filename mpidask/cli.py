@@ -16,7 +16,7 @@ _JOIN = dataclasses.replace(JOIN, error_status=2)
 
 
 def run(scheduler_address: str | None, scheduler: bool, **values: Any) -> None:
-    r"""Run a Dask cluster on the ranks of an MPI job.
+    """Run a Dask cluster on the ranks of an MPI job.
 
     The scheduler runs on rank 0, workers on all other ranks:
 
@@ -29,7 +29,7 @@ def run(scheduler_address: str | None, scheduler: bool, **values: Any) -> None:
 
     With --no-scheduler, or with the address of a scheduler, all ranks become workers of
     a cluster that runs already.
-    """
+    """  # noqa: D301
     options = given(values)
     try:
         if scheduler and scheduler_address is None:
@@ -54,7 +54,7 @@ main = RankedCommand(
             help="whether to start a scheduler, or to join a cluster  [default: scheduler]",
             group="Roles",
         ),
-        *flags(leave_out={"client_rank", "performance_report", "address"}),
+        *flags({"client_rank", "performance_report", "address"}, COMMAND.defaults),
     ],
     context_settings={"help_option_names": ["-h", "--help"]},
 )
