@@ -29,6 +29,7 @@ exclude_patterns = ["_build"]
 default_role = "code"
 myst_heading_anchors = 3
 numpydoc_show_class_members = False
+autosummary_generate = False
 autodoc_typehints = "none"
 html_theme = "dask_sphinx_theme" if importlib.util.find_spec("dask_sphinx_theme") else "furo"
 html_title = "mpidask"
