@@ -39,7 +39,7 @@ def programs():
                 yield pytest.param(match["program"], match["output"], id=name)
 
 
-@pytest.mark.parametrize("program, output", programs())
+@pytest.mark.parametrize("program, output", list(programs()))
 def test_programs(run, program, output):
     result = run(program, limit=60)
     assert result.status == 0, result.stderr
