@@ -11,8 +11,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 import mpidask
-from mpidask._flags import flags
+from mpidask.__main__ import main as script
+from mpidask._flags import Flag
 from mpidask._options import Options
+from mpidask.cli import main as command
 
 project = "mpidask"
 author = "the authors of mpidask"
@@ -47,7 +49,11 @@ def options_tables() -> str:
 
 
 def _table(name: str, fields: list[dataclasses.Field[Any]]) -> list[str]:
-    flag_of = {flag.name: "/".join(flag.opts + flag.secondary_opts) for flag in flags()}
+    flag_of = {
+        param.name: "/".join(param.opts + param.secondary_opts)
+        for param in [*command.params, *script.params]
+        if isinstance(param, Flag)
+    }
     lines = [f"## {name}", "", "| option | kind | default | meaning | flag |", "|" + " --- |" * 5]
     for field in fields:
         data, flag = field.metadata, flag_of.get(field.name)
