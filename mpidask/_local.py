@@ -59,6 +59,7 @@ def local_cluster(options: Options, interrupt: Interrupt) -> Iterator[Cluster]:
                 f", dashboard {link}" if link else "",
             )
             found = Cluster(cluster.scheduler_address, cluster.security, link)
+            assert cluster.scheduler is not None
             with _scheduler_file.written(options.scheduler_file, cluster.scheduler, found):
                 yield found
     finally:
