@@ -125,3 +125,11 @@ def test_what_a_node_reports():
     assert node.cpu_quota is None or node.cpu_quota >= 1
     for text in node.addresses:
         assert not ipaddress.IPv4Interface(text).is_loopback
+
+
+def test_dask_still_finds_the_quota_of_a_cgroup():
+    """`_node` reads it with a private function of dask's; without it, there is no quota."""
+    from dask import system
+
+    quota, period = system._try_extract_cgroup_cpu_quota()
+    assert (quota is None) == (period is None)
