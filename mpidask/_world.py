@@ -51,7 +51,7 @@ class World:
 
     @classmethod
     async def enter(cls, comm: MPI.Intracomm, *, timeout: float, leader: int) -> World | None:
-        """Duplicate a communicator, once all of its ranks are here.
+        """Duplicate a communicator, or take its duplicate, once all of its ranks are here.
 
         Parameters
         ----------
@@ -72,20 +72,18 @@ class World:
         StartupError
             After the time-out, on the leader, or the first rank that is here.
         """
-        from mpi4py import MPI
-
-        for known, number in _duplicates:
-            if MPI.Comm.Compare(comm, known) in (MPI.IDENT, MPI.CONGRUENT):
-                return cls(known, next(number))
-        duplicate, request = comm.Idup()
+        known = _known_duplicate(comm)
+        # Either way, the request completes when all ranks have come.
+        duplicate, request = comm.Idup() if known is None else (known[0], known[0].Ibarrier())
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(poll(lambda: request.Test() or _roll_is_called(comm)), timeout)
         if not request.Test():
             await _call_roll(comm, timeout, leader)
             return None
-        _duplicates.append((duplicate, number := itertools.count()))
-        _departure.wait_at_exit_for(duplicate)
-        return cls(duplicate, next(number))
+        if known is None:
+            _duplicates.append(known := (duplicate, itertools.count()))
+            _departure.wait_at_exit_for(duplicate)
+        return cls(duplicate, next(known[1]))
 
     def send(self, rank: int, tag: int, message: object) -> None:
         """Send a message; delivery goes on while this rank polls."""
@@ -115,6 +113,13 @@ class World:
     def _probe(self, tag: int, status: MPI.Status) -> MPI.Message | None:
         self._all_sent()
         return self._comm.improbe(tag=self._first_tag + tag, status=status)
+
+
+def _known_duplicate(comm: MPI.Intracomm) -> tuple[MPI.Intracomm, Iterator[int]] | None:
+    from mpi4py import MPI
+
+    same = (MPI.IDENT, MPI.CONGRUENT)
+    return next((known for known in _duplicates if MPI.Comm.Compare(comm, known[0]) in same), None)
 
 
 def _completed(request: MPI.Request) -> tuple[bool, Any] | None:

@@ -190,6 +190,26 @@ def test_a_client_rank_that_does_not_come_is_named_by_another(run):
     assert result.stderr.count("Traceback") == 1
 
 
+def test_a_rank_that_does_not_reach_a_later_cluster_is_named(run):
+    result = run(
+        """
+        import time
+        from mpi4py import MPI
+        from mpidask import mpi_dask_main
+
+        work = mpi_dask_main(exit=False, startup_timeout=20)(lambda: "done")
+        work()
+        if MPI.COMM_WORLD.rank == 1:
+            time.sleep(80)
+        mpi_dask_main(exit=False, startup_timeout=3)(print)()
+        """,
+        limit=60,
+    )
+    assert result.status == 1
+    assert "rank 1 did not reach mpidask within 3 s" in result.stderr
+    assert result.stderr.count("Traceback") == 1
+
+
 PRELOAD = """
 from mpi4py import MPI
 
