@@ -25,11 +25,12 @@ class Here:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The scheduler runs: how to reach it."""
+    """The scheduler runs: how to reach it, and its dashboard."""
 
     address: str
-    security: Any
-    dashboard: str | None
+    security: Any = None
+    dashboard: str | None = None
+    tunnel: str | None = None
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,8 @@ class Startup:
         if self.cluster.security is None:
             parts.append("open to everyone who can reach it")
         if self.cluster.dashboard:
-            parts.append(f"dashboard {self.cluster.dashboard}")
+            tunnel = f" (from outside: {self.cluster.tunnel})" if self.cluster.tunnel else ""
+            parts.append(f"dashboard {self.cluster.dashboard}{tunnel}")
         return ", ".join(parts)
 
 

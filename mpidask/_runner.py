@@ -28,7 +28,7 @@ import uuid
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from mpidask import _departure, _lifeline, _scheduler_file, _servers
+from mpidask import _dashboard, _departure, _lifeline, _scheduler_file, _servers
 from mpidask._agreement import (
     Cluster,
     Done,
@@ -120,7 +120,7 @@ class Member:
                     self._launch("worker", self._run_worker(order))
                 case Running():
                     assert self._scheduler is not None
-                    dashboard = _servers.load_dashboard(self._options, self._scheduler)
+                    dashboard = _dashboard.load(self._options, self._scheduler)
                     self._launch("dashboard", dashboard)
                 case End():
                     self._ending = True

@@ -110,7 +110,7 @@ def read(path: str) -> Cluster:
             f"others can read the credentials in the scheduler file {path}, so it is not "
             f"used; run: chmod 600 {path}"
         )
-    return Cluster(str(address), _security(credentials), None)
+    return Cluster(str(address), _security(credentials))
 
 
 def _security(credentials: Mapping[str, str] | None) -> Any:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import importlib.util
 import os
-import socket
-import threading
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from mpidask import _scheduler_file
+from mpidask import _dashboard, _scheduler_file
 from mpidask._agreement import Cluster, StartWorker, WorkerStarted
 from mpidask._network import LOOPBACK
 
@@ -21,10 +18,6 @@ if TYPE_CHECKING:
     from distributed import Nanny, Scheduler, Worker
 
     from mpidask._options import Options
-
-#: How long the user's function has the scheduler for itself before the dashboard,
-#: whose import takes more than a second of CPU, is loaded.
-DASHBOARD_DELAY = 1.0
 
 #: Seconds that a scheduler may take to answer a knock.
 _ANSWER_TIMEOUT = 10
@@ -41,10 +34,9 @@ def make_security(option: Any) -> Any:
 
 
 async def start_scheduler(options: Options, host: str | None, security: Any) -> Scheduler:
-    """Start the scheduler, its dashboard left for later (see `load_dashboard`)."""
+    """Start the scheduler, its dashboard left for later (see `_dashboard.load`)."""
     from distributed import Scheduler
 
-    has_bokeh = importlib.util.find_spec("bokeh") is not None
     arguments = {
         "host": options.host or (None if options.interface else host),
         "interface": options.interface,
@@ -52,7 +44,7 @@ async def start_scheduler(options: Options, host: str | None, security: Any) -> 
         "port": options.scheduler_port,
         "security": security,
         # Without bokeh, distributed serves a page instead that says what to install.
-        "dashboard": options.dashboard and not has_bokeh,
+        "dashboard": options.dashboard and not _dashboard.installed(),
         "dashboard_address": options.dashboard_address if options.dashboard else f"{LOOPBACK}:0",
     }
     with warnings.catch_warnings():
@@ -64,50 +56,11 @@ async def start_scheduler(options: Options, host: str | None, security: Any) -> 
 
 def describe_cluster(options: Options, scheduler: Scheduler, security: Any) -> Cluster:
     """Say how to reach a scheduler that runs."""
-    from distributed.comm.addressing import get_address_host
-    from distributed.utils import format_dashboard_link
-
-    link = None
+    cluster = Cluster(scheduler.address, security)
     if options.dashboard and "dashboard" in scheduler.services:
-        with contextlib.suppress(KeyError):  # the user's template names an unset variable
-            host = get_address_host(scheduler.address)
-            if host == LOOPBACK and options.dashboard_address.startswith(":"):
-                host = socket.gethostname()  # it listens on all interfaces
-            link = format_dashboard_link(host, scheduler.services["dashboard"].port)
-    return Cluster(scheduler.address, security, link)
-
-
-async def load_dashboard(options: Options, scheduler: Scheduler) -> None:
-    """Add the dashboard to a scheduler that runs.
-
-    Bokeh is imported in a thread that nobody waits for, so neither the first results
-    nor the end of a short job are later for it.
-    """
-    if not options.dashboard or importlib.util.find_spec("bokeh") is None:
-        return
-    await asyncio.sleep(DASHBOARD_DELAY)
-    loop, imported = asyncio.get_running_loop(), asyncio.Event()
-
-    def load() -> None:
-        with contextlib.suppress(ImportError):
-            import distributed.dashboard.scheduler  # noqa: F401
-        with contextlib.suppress(RuntimeError):  # the loop is closed: the job is over
-            loop.call_soon_threadsafe(imported.set)
-
-    threading.Thread(target=load, name="mpidask-dashboard", daemon=True).start()
-    await imported.wait()
-    _connect_dashboard(scheduler, options.scheduler_options.get("http_prefix", "/"))
-
-
-def _connect_dashboard(scheduler: Scheduler, prefix: str) -> None:
-    # What Scheduler.__init__ does for dashboard=True; distributed has no public way to
-    # do it later.
-    with contextlib.suppress(ImportError):  # a bokeh too old for distributed
-        import distributed.dashboard.scheduler as dashboard
-
-        dashboard.connect(
-            scheduler.http_application, scheduler.http_server, scheduler, prefix=prefix
-        )
+        link, tunnel = _dashboard.ways_in(scheduler)
+        cluster = dataclasses.replace(cluster, dashboard=link, tunnel=tunnel)
+    return cluster
 
 
 async def find_cluster(options: Options) -> Cluster:
@@ -127,7 +80,7 @@ async def find_cluster(options: Options) -> Cluster:
         cluster = _scheduler_file.read(options.scheduler_file)
     else:
         assert options.address is not None
-        cluster = Cluster(options.address, None, None)
+        cluster = Cluster(options.address)
     if isinstance(options.security, Security):
         cluster = dataclasses.replace(cluster, security=options.security)
     arguments = (cluster.security or Security()).get_connection_args("worker")

@@ -18,7 +18,7 @@ from mpidask._node import Node
 from mpidask._roles import assign_roles
 
 GIB = 2**30
-CLUSTER = Cluster("tls://10.0.0.1:4000", None, None)
+CLUSTER = Cluster("tls://10.0.0.1:4000")
 WORKER = WorkerStarted(nthreads=2, memory_limit=GIB)
 
 
@@ -220,6 +220,13 @@ def test_summary():
         "6 workers on 3 nodes, 12 threads, 6.00 GiB memory, scheduler tls://10.0.0.1:4000, "
         "dashboard http://10.0.0.1:8787/status"
     )
+
+
+def test_summary_has_the_tunnel_to_the_dashboard():
+    startup = starting(8)
+    link, tunnel = "http://10.0.0.1:8787/status", "ssh -N -L 8787:10.0.0.1:8787 ana@login1"
+    up(startup, Cluster("tls://10.0.0.1:4000", object(), link, tunnel))
+    assert startup.summary().endswith(f", dashboard {link} (from outside: {tunnel})")
 
 
 def test_summary_of_one():

@@ -19,7 +19,7 @@ def test_either_end_notices_the_other(secured):
         arguments = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
         async with Scheduler(host="127.0.0.1", security=security, **arguments) as scheduler:
             _lifeline.attach(scheduler, broken.set)
-            cluster = Cluster(scheduler.address, security, None)
+            cluster = Cluster(scheduler.address, security)
 
             first = asyncio.create_task(_lifeline.hold(cluster))
             while not any(op == "mpidask-lifeline" for op in scheduler._comms.values()):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 HELLO = """
@@ -45,6 +47,26 @@ def test_bare_python_uses_a_local_cluster(run):
     assert result.status == 0, result.stderr
     assert result.stdout == "sum 45\ngot value\n"
     assert "no MPI job" in one_line(result)
+
+
+def test_no_mpi_job_has_a_scheduler_file_too(run):
+    result = run(
+        """
+        from pathlib import Path
+        import mpidask
+        from distributed import Client
+
+        FILE = Path("scheduler.json")
+
+        with mpidask.mpi_dask(scheduler_file=str(FILE)):
+            with Client(**mpidask.connection(FILE)) as other:
+                print(oct(FILE.stat().st_mode), other.submit(sum, [1, 2]).result())
+        print(FILE.exists())
+        """,
+        ranks=None,
+    )
+    assert (result.status, result.stdout) == (0, "0o100600 3\nFalse\n"), result.stderr
+    one_line(result)
 
 
 def test_one_rank_uses_a_local_cluster(run):
@@ -360,6 +382,14 @@ def test_used_twice_or_nested(run):
     assert nested.startswith("nested: ") and "inside" in nested
     assert task.startswith("in a task: ") and "inside" in task
     assert again.startswith("again: ") and "exit=False" in again
+
+
+def test_batch_job_shows_the_way_to_its_dashboard(run):
+    batch = {"SLURM_SUBMIT_HOST": "login1", "USER": "ana"}
+    result = run(HELLO, ranks=4, env=batch)
+    assert (result.status, result.stdout) == (0, "sum 45\ngot value\n"), result.stderr
+    way = r", dashboard http://(\S+):(\d+)/status \(from outside: ssh -N -L \2:\1:\2 ana@login1\)$"
+    assert re.search(way, one_line(result))
 
 
 def test_the_dashboard_is_there_soon(run):

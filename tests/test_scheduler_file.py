@@ -16,7 +16,7 @@ ADDRESS = "tls://10.0.0.1:8786"
 
 def written(tmp_path, security=None):
     path = tmp_path / "scheduler.json"
-    _scheduler_file.write(str(path), {"address": ADDRESS}, Cluster(ADDRESS, security, None))
+    _scheduler_file.write(str(path), {"address": ADDRESS}, Cluster(ADDRESS, security))
     return path
 
 
@@ -82,8 +82,8 @@ def test_missing_and_unreadable(tmp_path):
 
 def test_removes_only_its_own(tmp_path):
     path = written(tmp_path)
-    _scheduler_file.remove(str(path), Cluster("tls://10.0.0.9:1", None, None))
+    _scheduler_file.remove(str(path), Cluster("tls://10.0.0.9:1"))
     assert path.exists()
-    _scheduler_file.remove(str(path), Cluster(ADDRESS, None, None))
+    _scheduler_file.remove(str(path), Cluster(ADDRESS))
     assert not path.exists()
-    _scheduler_file.remove(str(path), Cluster(ADDRESS, None, None))  # gone already
+    _scheduler_file.remove(str(path), Cluster(ADDRESS))  # gone already

@@ -124,36 +124,6 @@ def test_nannies_name_their_processes_so(monkeypatch):
     assert names[0].startswith("Dask Worker process")
 
 
-def test_dashboard_can_be_connected_later():
-    pytest.importorskip("bokeh")
-    from distributed.dashboard.scheduler import connect
-
-    parameters = inspect.signature(connect).parameters
-    assert list(parameters) == ["application", "http_server", "scheduler", "prefix"]
-
-
-def test_dashboard_loaded_later_serves_pages(monkeypatch):
-    pytest.importorskip("bokeh")
-    from tornado.httpclient import AsyncHTTPClient
-
-    monkeypatch.setattr(_servers, "DASHBOARD_DELAY", 0)
-
-    async def status(url):
-        return (await AsyncHTTPClient().fetch(url, raise_error=False)).code
-
-    async def test():
-        given = options(dashboard=True, dashboard_address="127.0.0.1:0")
-        async with started(given) as (scheduler, _):
-            url = _servers.describe_cluster(given, scheduler, None).dashboard
-            before = await status(url)
-            await _servers.load_dashboard(given, scheduler)
-            return url, before, await status(url)
-
-    url, before, after = run(test)
-    assert url.startswith("http://127.0.0.1:") and url.endswith("/status")
-    assert (before, after) == (404, 200)
-
-
 def fail():
     raise ValueError("deliberate")
 
@@ -335,14 +305,14 @@ def test_memory_limit_is_per_worker_if_given(limit, expected):
     async def test():
         async with started(options(memory_limit=limit)) as (_, start_worker):
             worker = await start_worker()
-            order = StartWorker(Cluster("", None, None), nthreads=9, sharers=1, name="w")
+            order = StartWorker(Cluster(""), nthreads=9, sharers=1, name="w")
             return _servers.describe_worker(worker, order)
 
     assert run(test) == WorkerStarted(nthreads=1, memory_limit=expected)
 
 
 def test_foreign_workers_are_described_as_ordered():
-    order = StartWorker(Cluster("", None, None), nthreads=4, sharers=1, name="w")
+    order = StartWorker(Cluster(""), nthreads=4, sharers=1, name="w")
     assert _servers.describe_worker(object(), order) == WorkerStarted(4, None)
     nanny = SimpleNamespace(nthreads=2, memory_manager=SimpleNamespace(memory_limit=5))
     assert _servers.describe_worker(nanny, order) == WorkerStarted(2, 5)
