@@ -48,7 +48,8 @@ def connected(cluster: Cluster, options: Options) -> Iterator[Client]:
         finally:
             with _logged("write the performance report"):
                 if report is not None and _usable(client, options):
-                    report.__exit__(None, None, None)
+                    code = _code_of_the_program(client)
+                    client.sync(report.__aexit__, None, None, None, code=code)
             with _logged("close the client"):
                 client.close()
                 for forgotten in _clients_of(cluster):
@@ -72,7 +73,8 @@ async def connected_async(cluster: Cluster, options: Options) -> AsyncIterator[C
         finally:
             with _logged("write the performance report"):
                 if report is not None and _usable(client, options):
-                    await report.__aexit__(None, None, None)
+                    code = _code_of_the_program(client)
+                    await report.__aexit__(None, None, None, code=code)
             with _logged("close the client"):
                 await client.close()
                 for forgotten in _clients_of(cluster):
@@ -102,6 +104,28 @@ def _performance_report(options: Options) -> Any:
     from distributed import performance_report
 
     return performance_report(filename=options.performance_report)
+
+
+def _code_of_the_program(client: Client) -> str:
+    """Find the code that a performance report shows: the program's, not that of this module.
+
+    `performance_report` can only count frames, and how many there are between its exit and
+    the program differs. distributed's private search, which `Computation` uses, knows which
+    modules to pass over.
+    """
+    import dask
+
+    settings = "distributed.diagnostics.computations"
+    modules = dask.config.get(f"{settings}.ignore-modules")
+    files = dask.config.get(f"{settings}.ignore-files")
+    with dask.config.set(
+        {
+            f"{settings}.ignore-modules": [*modules, "mpidask", "contextlib", "wrapt", "click"],
+            f"{settings}.ignore-files": [*files, "mpidask/__main__"],
+        }
+    ):
+        frames = client._get_computation_code()
+    return frames[0].code if frames else "<Code not available>"
 
 
 def _usable(client: Client, options: Options) -> bool:

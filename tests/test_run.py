@@ -345,11 +345,50 @@ def test_program_that_finalizes_mpi_itself(run):
     assert result.stdout == "sum 45\ngot value\nend\n"
 
 
-def test_performance_report(run, tmp_path):
+REPORTED = {
+    "decorator": """
+from mpidask import mpi_dask_main
+
+@mpi_dask_main(performance_report="report.html")
+def the_program(client):
+    client.submit(sum, range(10)).result()
+
+the_program()
+""",
+    "with": """
+from mpidask import mpi_dask
+
+def the_program():
+    with mpi_dask(performance_report="report.html") as client:
+        client.submit(sum, range(10)).result()
+
+the_program()
+""",
+    "async with": """
+import asyncio
+from mpidask import mpi_dask
+
+async def the_program():
+    async with mpi_dask(performance_report="report.html") as client:
+        await client.submit(sum, range(10))
+
+asyncio.run(the_program())
+""",
+}
+
+
+@pytest.mark.parametrize("program", REPORTED.values(), ids=REPORTED)
+def test_performance_report_shows_the_program(run, tmp_path, program):
     pytest.importorskip("bokeh")
-    result = run(HELLO.replace("@mpi_dask_main", "@mpi_dask_main(performance_report='r.html')"))
+    # By default, Dask passes over all code in files whose path has "pytest" in it.
+    files = {"DASK_DISTRIBUTED__DIAGNOSTICS__COMPUTATIONS__IGNORE_FILES": "['runpy']"}
+    result = run(program, env=files)
     assert result.status == 0, result.stderr
-    assert "Dask Performance Report" in (tmp_path / "r.html").read_text()
+    report = (tmp_path / "report.html").read_text()
+    assert "Dask Performance Report" in report
+    _, code = report.split("Calling Code", 1)
+    assert "def the_program" in code
+    assert "contextlib" not in code
     one_line(result)
 
 
