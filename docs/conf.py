@@ -29,6 +29,7 @@ extensions = [
 source_suffix = {".md": "markdown"}
 exclude_patterns = ["_build"]
 default_role = "code"
+highlight_language = "none"
 myst_heading_anchors = 3
 numpydoc_show_class_members = False
 autosummary_generate = False

@@ -108,10 +108,12 @@ def test_ensemble(output_of):
 def test_every_example_is_tested_and_in_the_gallery():
     names = sorted(path.name for path in EXAMPLES.glob("*.py"))
     tests, gallery = Path(__file__).read_text(), (EXAMPLES / "README.md").read_text()
+    page = (EXAMPLES.parent / "docs" / "examples.md").read_text()
     assert names
     for name in names:
         assert f'"{name}"' in tests
         assert f"({name})" in gallery
+        assert f"{{literalinclude}} ../examples/{name}\n" in page
 
 
 def test_notebook_attaches_and_leaves(run, launch):

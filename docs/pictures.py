@@ -1,0 +1,155 @@
+"""Make the pictures of the documentation from real runs, some in a headless browser.
+
+    tox -e pictures
+
+Debian's packages chromium and chromium-driver must be there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+ROOT = Path(__file__).parent.parent
+IMAGES = Path(__file__).parent / "images"
+RANKS = 6
+
+#: Seconds that anything may take here.
+LIMIT = 120
+
+CHROMIUM_FLAGS = (
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
+    *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
+    *("--hide-scrollbars", "--force-device-scale-factor=1"),
+)
+
+#: How many rows the data of a page of Bokeh's have that have such a column.
+ROWS = """
+const documents = window.Bokeh?.documents ?? [];
+const sources = documents.flatMap((document) => [...document._all_models.values()])
+  .filter((model) => model.type == "ColumnDataSource" && model.columns().includes(arguments[0]));
+return sources.reduce((rows, source) => rows + source.get_length(), 0);
+"""
+
+
+@contextlib.contextmanager
+def browser(width: int, height: int) -> Iterator[webdriver.Chrome]:
+    """Start Chromium with an empty profile, and stop it."""
+    with tempfile.TemporaryDirectory() as profile:
+        options = webdriver.ChromeOptions()
+        options.binary_location = shutil.which("chromium") or "chromium"
+        options.add_argument(f"--user-data-dir={profile}")
+        options.add_argument(f"--window-size={width},{height}")
+        for flag in CHROMIUM_FLAGS:
+            options.add_argument(flag)
+        service = webdriver.ChromeService(shutil.which("chromedriver") or "chromedriver")
+        chrome = webdriver.Chrome(options=options, service=service)
+        try:
+            yield chrome
+        finally:
+            chrome.quit()
+
+
+def start(directory: Path, example: str, *args: str, **environment: str) -> subprocess.Popen[str]:
+    """Start an example under mpirun."""
+    mpirun = str(Path(sys.executable).with_name("mpirun"))
+    command = [mpirun, "-n", str(RANKS), sys.executable, str(ROOT / "examples" / example)]
+    return subprocess.Popen(
+        [*command, *args],
+        cwd=directory,
+        env=os.environ | environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def wait(job: subprocess.Popen[str]) -> None:
+    """Wait for the good end of an example."""
+    _, said = job.communicate(timeout=LIMIT)
+    if job.returncode:
+        sys.exit(said)
+
+
+def shoot(chrome: webdriver.Chrome, name: str, **rows: int) -> None:
+    """Take a picture as soon as the columns named have so many rows."""
+    for column, wanted in rows.items():
+        WebDriverWait(chrome, LIMIT).until(
+            lambda page, column=column, wanted=wanted: page.execute_script(ROWS, column) >= wanted
+        )
+    drawn = "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
+    chrome.execute_async_script(drawn)
+    chrome.save_screenshot(str(IMAGES / name))
+
+
+def performance_report(directory: Path) -> None:
+    """Show the task stream of a performance report."""
+    job = start(
+        directory,
+        "array_svd.py",
+        DASK_MPIDASK__PERFORMANCE_REPORT="report.html",
+        BOKEH_RESOURCES="inline",
+    )
+    wait(job)
+    with browser(1200, 560) as chrome:
+        chrome.get((directory / "report.html").as_uri())
+        tab = WebDriverWait(chrome, LIMIT).until(find_tab("Task Stream"))
+        tab.click()
+        shoot(chrome, "performance-report.png", duration=1)
+
+
+def find_tab(title: str) -> Any:
+    """Find a tab of Bokeh's, which are in a shadow root."""
+
+    def found(chrome: webdriver.Chrome) -> Any:
+        root = chrome.find_element(By.CSS_SELECTOR, "[data-root-id] > *").shadow_root
+        tabs = root.find_elements(By.CSS_SELECTOR, ".bk-tab")
+        return next((tab for tab in tabs if tab.text == title), None)
+
+    return found
+
+
+def dashboard(directory: Path) -> None:
+    """Show the dashboard of a job that runs, by the link that it printed."""
+    job = start(directory, "hyperparameters.py")
+    try:
+        assert job.stderr is not None
+        link = re.search(r"dashboard (\S+)", job.stderr.readline())
+        assert link
+        with browser(1200, 760) as chrome:
+            WebDriverWait(chrome, LIMIT).until(lambda page: opened(page, link[1]))
+            shoot(chrome, "dashboard.png", all=1, duration=16)
+    finally:
+        job.terminate()
+        job.communicate(timeout=LIMIT)
+
+
+def opened(chrome: webdriver.Chrome, link: str) -> bool:
+    """Load a page again: the dashboard comes a little later than its link."""
+    chrome.get(link)
+    return "Bokeh" in chrome.page_source
+
+
+def main() -> None:
+    """Make all pictures."""
+    IMAGES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as directory:
+        wait(start(Path(directory), "flights.py", "--plot", str(IMAGES / "delays.png")))
+        performance_report(Path(directory))
+        dashboard(Path(directory))
+
+
+if __name__ == "__main__":
+    main()
