@@ -112,22 +112,28 @@ async def _in_thread(block: Block, interrupt: Interrupt) -> AsyncIterator[Cluste
     entering = asyncio.ensure_future(asyncio.to_thread(_outcome, block.__enter__))
     try:
         cluster, failure = await asyncio.shield(entering)
-    except asyncio.CancelledError:
+    except asyncio.CancelledError as error:
         interrupt.abandon_start()
         await asyncio.wait([entering])
+        if entering.result()[1] is None:  # the cluster came up all the same
+            await _leave_in_thread(block, error)
         raise
     if failure is not None:
         raise failure
     try:
         yield cluster
     except BaseException as error:
-        parts = type(error), error, error.__traceback__
-        _, failure = await asyncio.to_thread(_outcome, block.__exit__, *parts)
-        raise failure or error from None
+        await _leave_in_thread(block, error)
+        raise error from None
     else:
-        _, failure = await asyncio.to_thread(_outcome, block.__exit__, None, None, None)
-        if failure is not None:
-            raise failure
+        await _leave_in_thread(block, None)
+
+
+async def _leave_in_thread(block: Block, error: BaseException | None) -> None:
+    parts = (None, None, None) if error is None else (type(error), error, error.__traceback__)
+    _, failure = await asyncio.to_thread(_outcome, block.__exit__, *parts)
+    if failure is not None:
+        raise failure from None
 
 
 def _outcome(call: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -52,7 +53,7 @@ def connected(cluster: Cluster, options: Options) -> Iterator[Client]:
                     client.sync(report.__aexit__, None, None, None, code=code)
             with _logged("close the client"):
                 client.close()
-                for forgotten in _clients_of(cluster):
+                for forgotten in _forgotten_clients(cluster):
                     forgotten.close()
 
 
@@ -77,25 +78,35 @@ async def connected_async(cluster: Cluster, options: Options) -> AsyncIterator[C
                     await report.__aexit__(None, None, None, code=code)
             with _logged("close the client"):
                 await client.close()
-                for forgotten in _clients_of(cluster):
-                    await forgotten.close()
+                for forgotten in _forgotten_clients(cluster):
+                    closing = forgotten.close()
+                    if inspect.isawaitable(closing):  # one of this event loop
+                        await closing
 
 
-def _clients_of(cluster: Cluster) -> Iterator[Client]:
+def _forgotten_clients(cluster: Cluster) -> Iterator[Client]:
     """Find the clients that the program has made by `Client()` and not closed.
 
     They would try to reconnect, and say so at length, until the program ends.
     """
     from distributed import Client
 
+    last = None
     while True:
         try:
             client = Client.current()
         except ValueError:
             return
-        if client.scheduler is None or client.scheduler.address != cluster.address:
+        ours = client.scheduler is not None and client.scheduler.address == cluster.address
+        if not ours or client is last:
             return
-        yield client
+        last = client
+        if client.loop.asyncio_loop.is_running():
+            yield client
+        else:
+            # An asynchronous one, whose event loop has ended: it can do nothing any more,
+            # but to distributed it is the current client until it has this status.
+            client.status = "closed"
 
 
 def _performance_report(options: Options) -> Any:

@@ -154,6 +154,8 @@ class MPICluster:
         status = 128 + signum if signum and interrupted else exit_status(error)
         if self._leader is not None:
             self._loop.submit(self._leader.end(End(status, leave))).result()
+        elif self._world is not None:
+            _departure.abort_at_exit(status)  # given up before anybody could be told
         self._loop.stop()
         _usage.ended(left=leave)
         if signum and interrupted:

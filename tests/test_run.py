@@ -392,6 +392,64 @@ def test_performance_report_shows_the_program(run, tmp_path, program):
     one_line(result)
 
 
+CANCELLED = """
+import asyncio, time
+from mpi4py import MPI
+from mpidask import mpi_dask
+
+async def work():
+    async with mpi_dask():
+        await asyncio.sleep(60)
+
+async def main():
+    task = asyncio.create_task(work())
+    if MPI.COMM_WORLD.Get_rank() == 1:
+        await asyncio.sleep(0.2)
+        {meanwhile}
+        task.cancel()
+    await task
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("meanwhile", ["pass", "time.sleep(8)"], ids=["starting", "just started"])
+def test_cancelled_while_it_starts(run, meanwhile):
+    """The second one holds up the event loop, so that the cluster is up by then."""
+    result = run(CANCELLED.format(meanwhile=meanwhile))
+    assert result.status == 1, result.stderr
+    assert "CancelledError" in result.stderr
+
+
+FORGETFUL = """
+import asyncio, sys
+from distributed import Client
+from mpidask import mpi_dask
+
+async def use():
+    client = await Client(asynchronous=True)
+    print(await client.submit(sum, [1, 2]))
+
+async def main():
+    async with mpi_dask():
+        await use()
+        Client()
+
+if sys.argv[1] == "with":
+    with mpi_dask():
+        asyncio.run(use())  # ends an event loop, and leaves its client
+        Client()
+else:
+    asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("block", ["with", "async with"])
+def test_clients_that_the_program_forgot(run, block):
+    result = run(FORGETFUL, block)
+    assert (result.status, result.stdout) == (0, "3\n"), result.stderr
+
+
 def test_used_twice_or_nested(run):
     result = run(
         """
