@@ -88,6 +88,15 @@ class Member:
     def report_signal(self, signum: int) -> None:
         """Tell the leader that this rank was sent a signal."""
         self._tell(Signalled(signum))
+        if self._roles.client is None:
+            # No function of the user's has to come to its end, so the order to end is near.
+            patience = self._options.shutdown_timeout + _REPORT_GRACE
+            asyncio.get_running_loop().call_later(patience, self._abort_if_alone, 128 + signum)
+
+    def _abort_if_alone(self, status: int) -> None:
+        if not self._ending:
+            logger.error("no answer from rank %d: ending the job", self._roles.leader)
+            _departure.abort_at_exit(status, at_once=True)
 
     async def serve(self) -> End:
         """Report, obey, and return the order that ended the cluster."""
@@ -118,6 +127,8 @@ class Member:
                     self._launch("scheduler", self._run_scheduler(host))
                 case StartWorker():
                     self._launch("worker", self._run_worker(order))
+                    if order.cluster is not None and self._watches_scheduler:
+                        self._launch("lifeline", self._watch_scheduler(order.cluster))
                 case Running():
                     assert self._scheduler is not None
                     dashboard = _dashboard.load(self._options, self._scheduler)
@@ -155,7 +166,8 @@ class Member:
             await self._scheduler.finished()
 
     def _on_leader_lost(self) -> None:
-        if not self._ending and self._scheduler_runs:
+        apart = self._roles.leader != self._roles.scheduler
+        if apart and not self._ending and self._scheduler_runs:
             asyncio.get_running_loop().call_later(_LIFELINE_GRACE, self._abort_if_leaderless)
 
     def _abort_if_leaderless(self) -> None:
@@ -169,57 +181,84 @@ class Member:
 
         return self._scheduler is not None and self._scheduler.status == Status.running
 
+    @property
+    def _watches_scheduler(self) -> bool:
+        """Whether this rank watches over one that is both scheduler and leader."""
+        if self._roles.leader != self._roles.scheduler:
+            return False
+        others = (rank for rank in self._roles.workers if rank != self._roles.leader)
+        return self._world.rank == next(others, None)
+
+    async def _watch_scheduler(self, cluster: Cluster) -> None:
+        await _lifeline.hold(cluster)
+        await asyncio.sleep(_SCHEDULER_GRACE)  # one that was shut down says so
+        if not self._ending:
+            logger.error("the scheduler on rank %d is gone: ending the job", self._roles.leader)
+            _departure.abort_at_exit(1, at_once=True)
+
     async def _run_worker(self, order: StartWorker) -> None:
         """Keep a worker running, as the deployment system that `Client.restart` counts on."""
-        cluster = order.cluster
-        joining = cluster is None
+        joining = order.cluster is None
         pause = 0.0
         for attempt in itertools.count():
-            if cluster is None:
-                await self._join(order, attempt)
-            else:
-                self._worker = _servers.make_worker(self._options, order, cluster, attempt)
-                await self._worker
-            if attempt == 0:
-                self._tell(_servers.describe_worker(self._worker, order))
             started = time.monotonic()
-            await self._worker.finished()
-            if self._ending or _servers.stays_away(self._worker, joined=joining):
-                return
-            if joining and not self._options.reconnect:
+            try:
+                await self._start_worker(order, attempt)
+            except Exception as error:
+                if joining or attempt == 0:
+                    raise
+                self._tell(Failed("worker", _root_cause(error)))
+            else:
+                if attempt == 0:
+                    self._tell(_servers.describe_worker(self._worker, order))
+                await self._worker.finished()
+                if _servers.stays_away(self._worker, joined=joining):
+                    return
+            if self._ending or (joining and not self._options.reconnect):
                 return
             lived = time.monotonic() - started
             pause = 0.0 if lived > _SHORT_LIFE else min(max(2 * pause, 0.1), _SHORT_LIFE)
             await asyncio.sleep(pause if attempt else 0)
 
+    async def _start_worker(self, order: StartWorker, attempt: int) -> None:
+        if order.cluster is None:
+            await self._join(order, attempt)
+        else:
+            self._worker = _servers.make_worker(self._options, order, order.cluster, attempt)
+            await self._worker
+
     async def _join(self, order: StartWorker, attempt: int) -> None:
         """Start a worker of a cluster that runs elsewhere, as soon as there is one."""
-        options = self._options
-        patience = options.death_timeout or math.inf
+        patience = self._options.death_timeout or math.inf
         deadline = time.monotonic() + patience
-        problem = None
-        while time.monotonic() < deadline:
-            try:
-                cluster = await _servers.find_cluster(options)
-                await self._register(_servers.make_worker(options, order, cluster, attempt))
-                return
-            except (SchedulerFileError, OSError, asyncio.TimeoutError) as error:
-                if isinstance(error, SchedulerFileError) and not error.may_pass:
-                    raise
-                if self._world.rank == self._roles.leader and problem is None:
-                    logger.info("waiting for a scheduler: %s", error)
-                problem = error
+        announced = False
+        while problem := await self._try_to_join(order, attempt):
+            if self._world.rank == self._roles.leader and not announced:
+                logger.info("waiting for a scheduler: %s", problem)
+                announced = True
             await asyncio.sleep(_JOIN_INTERVAL)
-        raise TimeoutError(f"no scheduler for {patience:g} s (death_timeout): {problem}")
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no scheduler for {patience:g} s (death_timeout): {problem}")
 
-    async def _register(self, worker: Any) -> None:
-        """Start a worker, or give it up if the scheduler goes away meanwhile."""
-        self._worker = worker
+    async def _try_to_join(self, order: StartWorker, attempt: int) -> Exception | None:
+        """Start a worker, or return what is wrong with the scheduler now, and may pass."""
         try:
-            await asyncio.wait_for(worker, _REGISTER_TIMEOUT)
-        except asyncio.TimeoutError:
-            await worker.close(reason=_servers.CLUSTER_ENDS)
-            raise
+            cluster = await _servers.find_cluster(self._options)
+        except SchedulerFileError as error:
+            if not error.may_pass:
+                raise
+            return error
+        except OSError as error:
+            return error
+        self._worker = _servers.make_worker(self._options, order, cluster, attempt)
+        try:
+            await asyncio.wait_for(self._worker, _REGISTER_TIMEOUT)
+        except asyncio.TimeoutError as error:
+            await self._worker.close(reason=_servers.CLUSTER_ENDS)
+            return error
+        except OSError as error:
+            return error
+        return None
 
     async def _stop(self) -> tuple[str, ...]:
         """Stop everything, and return the tasks that don't."""

@@ -379,3 +379,17 @@ def test_no_child_is_left_when_its_nanny_is_killed(start):
     nanny = next(p for p in job.processes() if p.pid in ranks and p.children())
     nanny.send_signal(signal.SIGKILL)
     assert job.result().status != 0
+
+
+def test_a_worker_that_cannot_start_does_not_wait_for_a_scheduler(launch, tmp_path):
+    (tmp_path / "file").write_text("")
+    command = [sys.executable, "-m", "mpidask.cli", "--scheduler-file", "scheduler.json"]
+    cluster = launch(command, 2)
+    cluster.wait_for_message("mpidask: 1 worker")
+    joined = launch([*command, "--no-scheduler", "--local-directory", "file/below"], 2)
+    result = joined.result()
+    assert result.status == 1
+    assert "Not a directory" in result.stderr
+    assert "Traceback" not in result.stderr
+    cluster.rank(0).send_signal(signal.SIGTERM)
+    assert cluster.result().status == 143

@@ -590,3 +590,34 @@ def test_idle_ranks_do_not_spin(start):
         # A spinning rank uses all it can get of a core: seconds, not tenths.
         assert max(used.values()) < 6 * 0.25, (phase, used)
     assert job.result().status == 0
+
+
+def test_worker_whose_replacement_fails_comes_back_later(run):
+    result = run(
+        """
+        import time
+        from mpidask import mpi_dask_main
+
+        def lose(dask_worker):
+            from mpidask import _servers
+            make_worker = _servers.make_worker
+            def fail(*args):
+                _servers.make_worker = make_worker
+                raise OSError("the network is down")
+            _servers.make_worker = fail
+            dask_worker.loop.call_later(0.2, dask_worker.close)
+
+        @mpi_dask_main
+        def main(client):
+            (before,) = client.scheduler_info()["workers"]
+            client.run(lose)
+            while list(client.scheduler_info()["workers"]) in ([], [before]):
+                time.sleep(0.1)
+            print(client.submit(sum, [1, 2]).result())
+
+        main()
+        """,
+        ranks=3,
+    )
+    assert (result.status, result.stdout) == (0, "3\n"), result.stderr
+    assert "the worker on rank 2" in result.stderr and "the network is down" in result.stderr
