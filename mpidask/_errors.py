@@ -42,7 +42,7 @@ class SchedulerFileError(MPIDaskError):
 class StartupError(MPIDaskError):
     """The cluster did not come up.
 
-    Raised on the client rank alone; the other ranks leave quietly with status 1.
+    Raised on one rank: the client's, if it is there. The others leave with status 1.
 
     Parameters
     ----------

@@ -193,7 +193,7 @@ class Options:
     exclusive_workers: bool = _declare(
         True,
         _boolean,
-        "whether the ranks of scheduler and client host no worker",
+        "whether the ranks of scheduler and client, where there are such, host no worker",
         group=ROLES,
         kind="bool",
     )
@@ -214,7 +214,8 @@ class Options:
     protocol: str | None = _declare(
         None,
         _either(None, _text),
-        "protocol such as 'tcp' or 'ucx'; default: 'tls', or 'tcp' without security",
+        "protocol: 'tls' (the default) or 'wss'; without security 'tcp' (the default there), "
+        "'ucx' or others",
         group=NETWORK,
         kind="str",
     )
@@ -232,7 +233,8 @@ class Options:
     scheduler_file: str | None = _declare(
         None,
         _either(None, _path),
-        "file to write the scheduler's address and the job's credentials to (mode 0600)",
+        "file for the scheduler's address and the job's credentials (mode 0600): written "
+        "where the scheduler is, read by joined workers",
         group=NETWORK,
         kind="path",
     )
@@ -267,7 +269,7 @@ class Options:
         "auto",
         _memory,
         "memory of each worker, as for distributed.Worker; 'auto': the node's memory "
-        "divided among its ranks; 0 or None: no limit",
+        "divided among its ranks; 0: no limit",
         group=WORKERS,
         kind="bytes",
     )
@@ -301,7 +303,7 @@ class Options:
     wait_for_workers: bool | int = _declare(
         True,
         _wait_for_workers,
-        "workers that must be up before the function runs: all, a number, or False",
+        "workers that the start waits for: True (all), a number, or False (none)",
         group=LIFE,
         kind="bool or int",
     )
@@ -322,7 +324,7 @@ class Options:
     death_timeout: float | None = _declare(
         None,
         _either(None, _seconds),
-        "joined workers: how long to wait for a scheduler; None: as long as the job runs",
+        "joined workers: how long to wait for a scheduler; default: no bound",
         group=LIFE,
         kind="time",
     )
@@ -343,9 +345,10 @@ class Options:
     log_level: int = _declare(
         "warning",
         _log_level,
-        "level of distributed's loggers on the ranks of scheduler and workers",
+        "level such as 'info' of distributed's loggers where scheduler and workers run; in "
+        "Python also a number",
         group=OUTPUT,
-        kind="str or int",
+        kind="str",
     )
 
     @classmethod

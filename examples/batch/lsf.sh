@@ -6,4 +6,5 @@
 # SIGTERM two minutes before the wall time is over.
 #BSUB -wt 2 -wa TERM
 
-mpirun -n 16 python examples/quickstart.py
+# mpirun takes the place of bash, which a SIGTERM would end before main() is done.
+exec mpirun -n 16 python examples/quickstart.py

@@ -4,4 +4,5 @@
 #PBS -l walltime=01:00:00
 
 cd "$PBS_O_WORKDIR"
-mpirun -n 16 python examples/quickstart.py
+# mpirun takes the place of bash, which a SIGTERM would end before main() is done.
+exec mpirun -n 16 python examples/quickstart.py
