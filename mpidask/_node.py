@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,55 @@ def _cpu_quota() -> int | None:
     extract = getattr(system, "_try_extract_cgroup_cpu_quota", lambda: (None, None))
     quota, period = extract()
     return max(1, quota // period) if quota and period and quota > 0 else None
+
+
+def memory_limit(
+    environ: Mapping[str, str] = os.environ,
+    groups: Path = Path("/proc/self/cgroup"),
+    mounted: Path = Path("/sys/fs/cgroup"),
+) -> int:
+    """Give the bytes that the ranks of this machine may use together.
+
+    What `distributed.system.MEMORY_LIMIT` says, or less: that looks at the outermost
+    cgroup alone, and a batch system limits a job by one further in, or only says what it
+    has granted (``SLURM_MEM_PER_NODE`` and ``SLURM_MEM_PER_CPU``, in MiB).
+    """
+    from distributed.system import MEMORY_LIMIT
+
+    return min([MEMORY_LIMIT, *_cgroup_limits(groups, mounted), *_slurm_limits(environ)])
+
+
+def _cgroup_limits(groups: Path, mounted: Path) -> Iterator[int]:
+    """Read the limits of all cgroups this process is in (see cgroups(7))."""
+    try:
+        lines = groups.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":  # version 2
+            root, name = mounted, "memory.max"
+        elif "memory" in controllers.split(","):
+            root, name = mounted / "memory", "memory.limit_in_bytes"
+        else:
+            continue
+        innermost = root / path.lstrip("/")
+        for group in (innermost, *innermost.parents):
+            with contextlib.suppress(OSError, ValueError):  # no limit: "max"
+                yield int((group / name).read_text())
+            if group == root:
+                break
+
+
+def _slurm_limits(environ: Mapping[str, str]) -> Iterator[int]:
+    def number(name: str) -> int:
+        text = environ.get(name, "")
+        return int(text) if text.isdecimal() else 0
+
+    per_node, per_cpu = number("SLURM_MEM_PER_NODE"), number("SLURM_MEM_PER_CPU")
+    for megabytes in (per_node, per_cpu * number("SLURM_CPUS_ON_NODE")):
+        if megabytes:  # 0 is no limit
+            yield megabytes * 2**20
 
 
 def _addresses() -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mpidask import _dashboard, _scheduler_file
 from mpidask._agreement import Cluster, StartWorker, WorkerStarted
 from mpidask._network import LOOPBACK
+from mpidask._node import memory_limit
 
 if TYPE_CHECKING:
     from distributed import Nanny, Scheduler, Worker
@@ -97,7 +98,6 @@ def make_worker(
 ) -> Worker | Nanny:
     """Make a worker, or the nanny of one, not started yet."""
     from distributed.comm.addressing import get_address_host
-    from distributed.system import MEMORY_LIMIT
 
     from mpidask._quiet import QuietNanny
 
@@ -106,7 +106,7 @@ def make_worker(
     inside = get_address_host(cluster.address) == LOOPBACK
     arguments = {
         "nthreads": order.nthreads,
-        "memory_limit": MEMORY_LIMIT // order.sharers if memory == "auto" else memory,
+        "memory_limit": memory_limit() // order.sharers if memory == "auto" else memory,
         "local_directory": options.local_directory,
         "interface": options.interface,
         "host": LOOPBACK if inside and options.interface is None else None,

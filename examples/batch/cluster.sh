@@ -8,5 +8,5 @@
 
 # A cluster for notebooks: it writes ~/scheduler.json and runs until it is cancelled, or a
 # client calls shutdown(). --security lets in only those who can read that file.
-srun --kill-on-bad-exit=1 --mpi="${MPI_PLUGIN:-pmix}" \
+srun --mpi="${MPI_PLUGIN:-pmix}" \
     mpidask --security --scheduler-file "${SCHEDULER_FILE:-$HOME/scheduler.json}"

@@ -8,5 +8,5 @@
 
 # A second allocation adds its ranks to the cluster of cluster.sh. It may start before that
 # one, and its end does not end the cluster.
-srun --kill-on-bad-exit=1 --mpi="${MPI_PLUGIN:-pmix}" \
+srun --mpi="${MPI_PLUGIN:-pmix}" \
     mpidask --no-scheduler --scheduler-file "${SCHEDULER_FILE:-$HOME/scheduler.json}"

@@ -10,5 +10,5 @@
 
 # One rank is the scheduler, one runs main(), the others are workers. The right --mpi= plugin
 # is the one of the MPI that mpi4py was built for: `srun --mpi=list` shows which there are.
-srun --kill-on-bad-exit=1 --mpi="${MPI_PLUGIN:-pmix}" \
+srun --mpi="${MPI_PLUGIN:-pmix}" \
     "${PYTHON:-python}" "${PROGRAM:-examples/quickstart.py}"
