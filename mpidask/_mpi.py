@@ -148,7 +148,7 @@ class MPICluster:
 
     def _end(self, error: BaseException | None, *, leave: bool) -> None:
         """End the cluster, because of an error or in peace."""
-        self._interrupt.action = None
+        self._interrupt.disarm()
         signum = self._interrupt.signum
         interrupted = isinstance(error, (KeyboardInterrupt, SystemExit, asyncio.CancelledError))
         status = 128 + signum if signum and interrupted else exit_status(error)

@@ -52,8 +52,6 @@ class Interrupt:
 
     Attributes
     ----------
-    action : callable or None
-        Called with the signal's number; changes as the program goes on.
     signum : int or None
         The signal that was acted on.
     abandon_start : callable
@@ -61,24 +59,25 @@ class Interrupt:
     """
 
     def __init__(self) -> None:
-        self.action: Callable[[int], object] | None = None
+        self._action: Callable[[int], object] = lambda signum: None
         self.signum: int | None = None
+        self._armed = True
         self.abandon_start: Callable[[], object] = lambda: None
 
     def __call__(self, signum: int) -> None:
-        if self.signum is None and self.action is not None:
+        if self.signum is None and self._armed:
             self.signum = signum
-            self.action(signum)
+            self._action(signum)
 
     def act(self, action: Callable[[int], object]) -> None:
         """Change what a signal does, also for one that came a moment ago."""
-        self.action = action
+        self._action = action
         if self.signum is not None:
             action(self.signum)
 
     def disarm(self) -> None:
         """Let signals do nothing from now on: the end is under way."""
-        self.action = None
+        self._armed = False
 
 
 def raise_as_python_would(signum: int) -> None:

@@ -555,7 +555,7 @@ def test_poll_leaves_the_loop_to_others():
 
 def test_only_the_first_signal_acts():
     interrupt, acted = _signals.Interrupt(), []
-    interrupt.action = acted.append
+    interrupt.act(acted.append)
     interrupt(signal.SIGTERM)
     interrupt(signal.SIGINT)
     interrupt(signal.SIGTERM)
@@ -570,15 +570,21 @@ def test_signal_counts_as_sent_while_its_action_runs():
         seen.append(interrupt.signum)
         interrupt(signum)
 
-    interrupt.action = action
+    interrupt.act(action)
     interrupt(signal.SIGINT)
     assert seen == [signal.SIGINT]
 
 
+def test_signal_that_comes_too_early_is_not_lost():
+    interrupt, acted = _signals.Interrupt(), []
+    interrupt(signal.SIGTERM)
+    interrupt.act(acted.append)
+    assert acted == [signal.SIGTERM]
+
+
 def test_disarmed_signals_do_nothing():
     interrupt, acted = _signals.Interrupt(), []
-    interrupt(signal.SIGTERM)  # nothing to interrupt yet
-    interrupt.action = acted.append
+    interrupt.act(acted.append)
     interrupt.disarm()
     interrupt(signal.SIGTERM)
     assert acted == []

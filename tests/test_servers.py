@@ -288,11 +288,11 @@ def test_workers_are_made_to_order():
                 len(scheduler.workers),
             )
 
-    from distributed.system import MEMORY_LIMIT
+    from mpidask._node import memory_limit
 
     first, memory, again, name, count = run(test)
     assert first == ("job-2", 3, {"GPU": 1})
-    assert memory == MEMORY_LIMIT // 2  # shared with one rank more
+    assert memory == memory_limit() // 2  # shared with one rank more
     assert again == "job-2-1"
     assert name == "Worker"
     assert count == 2
