@@ -60,8 +60,14 @@ def hushed(level: int) -> Iterator[None]:
 
 
 #: What a worker logs and people learn in another way: the error of a task goes to the
-#: client; a worker that lost its scheduler closes, and its rank starts another.
-_TOLD_ELSEWHERE = ("Compute Failed", "Failed to communicate with scheduler during heartbeat")
+#: client; a worker that lost its scheduler closes, and its rank starts another; tasks
+#: that the end cuts off are named. The last is said by the child of a nanny at its end.
+_TOLD_ELSEWHERE = (
+    "Compute Failed",
+    "Failed to communicate with scheduler during heartbeat",
+    "Async instruction for",
+    "Worker process died unexpectedly",
+)
 
 
 def _in_brief(record: logging.LogRecord) -> bool:

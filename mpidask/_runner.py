@@ -281,8 +281,9 @@ class Member:
             with contextlib.suppress(Exception):
                 await worker.close_gracefully()
         elif worker.status == Status.running:
+            grace = min(_SCHEDULER_GRACE, self._options.shutdown_timeout / 4)
             with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(worker.finished(), _SCHEDULER_GRACE)
+                await asyncio.wait_for(worker.finished(), grace)
         if worker.status not in (Status.closed, Status.failed):
             await worker.close(reason=_servers.CLUSTER_ENDS)
 

@@ -152,7 +152,7 @@ def worker_class(options: Options) -> type:
 
 def _rank_worker(base: type, shutdown_timeout: float) -> type:
     """Derive a worker class that knows why it was closed."""
-    from distributed import Worker
+    from distributed import Nanny, Worker
     from distributed.core import Status
 
     class RankWorker(base):  # type: ignore[misc]
@@ -169,6 +169,9 @@ def _rank_worker(base: type, shutdown_timeout: float) -> type:
                 if self.close_reason != CLUSTER_ENDS:
                     kwargs["executor_wait"] = False
                 kwargs["timeout"] = shutdown_timeout
+            elif issubclass(base, Nanny) and self.close_reason == CLUSTER_ENDS:
+                # Time is needed for the scheduler to close it first, and to kill it at last.
+                kwargs["timeout"] = 0.75 * shutdown_timeout
             return await super().close(*args, **kwargs)
 
     RankWorker.__name__ = base.__name__  # shown by the dashboard

@@ -621,3 +621,34 @@ def test_worker_whose_replacement_fails_comes_back_later(run):
     )
     assert (result.status, result.stdout) == (0, "3\n"), result.stderr
     assert "the worker on rank 2" in result.stderr and "the network is down" in result.stderr
+
+
+RUNNING_AT_THE_END = """
+import sys, time
+from pathlib import Path
+from distributed import fire_and_forget
+from mpidask import mpi_dask_main
+
+def task(seconds):
+    Path("begun").touch()
+    time.sleep(seconds)
+    Path("done").touch()
+
+@mpi_dask_main(nanny=True, shutdown_timeout=sys.argv[1])
+def main(client):
+    fire_and_forget(client.submit(task, float(sys.argv[2])))
+    while not Path("begun").exists():
+        time.sleep(0.1)
+
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "timeout, seconds, done", [("60 s", 5, True), ("4 s", 600, False)], ids=["ends", "stuck"]
+)
+def test_task_of_a_nanny_that_runs_at_the_end(run, tmp_path, timeout, seconds, done):
+    result = run(RUNNING_AT_THE_END, timeout, str(seconds), ranks=3)
+    assert result.status == 0, result.stderr
+    assert (tmp_path / "done").exists() == done
+    assert len(result.stderr.splitlines()) == 1, result.stderr
