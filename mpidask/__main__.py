@@ -12,6 +12,7 @@ The script runs on the client rank alone, as plain ``python script.py`` would ru
 from __future__ import annotations
 
 import os
+import pkgutil
 import runpy
 import sys
 from collections.abc import Callable
@@ -34,14 +35,21 @@ def run(module: str | None, code: str | None, program: tuple[str, ...], **values
     script's name.
     """
     execute, argv = _program(module, code, program)
-    # On every rank: tasks import modules that lie beside the script.
-    sys.path[0] = "" if execute is not _run_path else os.path.dirname(os.path.realpath(argv[0]))
+    if not getattr(sys.flags, "safe_path", False):  # since Python 3.11
+        # On every rank: tasks import modules that lie beside the script.
+        sys.path[0] = _folder_of(argv[0]) if execute is _run_path else ""
     sys.argv[:] = argv
     try:
-        with mpi_dask(**given(values)):
+        with mpi_dask(**given(values), exit=True):  # no other rank may run the script
             _run_as_python_would(execute, module or code or argv[0])
     except (MPIDaskError, TypeError, ValueError) as error:
         raise click.ClickException(str(error)) from None
+
+
+def _folder_of(script: str) -> str:
+    """Say where Python looks for the modules of a script, a directory, or a zip file."""
+    script = os.path.realpath(script)
+    return script if pkgutil.get_importer(script) else os.path.dirname(script)
 
 
 def _check_program(
@@ -97,7 +105,29 @@ def _beyond_us(trace: TracebackType | None) -> TracebackType | None:
     return trace
 
 
-main = RankedCommand(
+class _ProgramCommand(RankedCommand):
+    """A command whose options end where its program begins, as Python's do."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Leave to the program what comes after it."""
+        taking_values = {
+            name
+            for param in self.get_params(ctx)
+            if isinstance(param, click.Option) and not param.is_flag
+            for name in param.opts
+        }
+        words = iter(enumerate(args, 1))
+        for end, word in words:
+            if word in taking_values:
+                end, _ = next(words, (end, ""))
+            if word.startswith(("-m", "-c")):
+                return super().parse_args(ctx, [*args[:end], "--", *args[end:]])
+            if word == "--" or not word.startswith("-"):
+                break
+        return super().parse_args(ctx, args)
+
+
+main = _ProgramCommand(
     "python -m mpidask",
     callback=run,
     help=run.__doc__,

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import wrapt
@@ -62,32 +62,35 @@ class mpi_dask:  # noqa: N801 (a function to its users)
 
     def __init__(self, **options: Any) -> None:
         self._given = options
+        self._process = os.getpid()
 
     def __enter__(self) -> Client | None:
         interrupt = Interrupt()
-        with _brief(), contextlib.ExitStack() as stack:
+        with _Brief(), contextlib.ExitStack() as stack:
             block, options = stack.enter_context(prepared(self._given, interrupt))
             cluster = stack.enter_context(block)
+            interrupt.act(raise_as_python_would)
             client = None
             if cluster is not None:
-                interrupt.act(raise_as_python_would)
                 client = stack.enter_context(connected(cluster, options))
                 stack.callback(interrupt.disarm)
             self._leave = stack.pop_all().__exit__
         return client
 
     def __exit__(self, *error: Any) -> bool | None:
+        if os.getpid() != self._process:  # a child that the block forked has no cluster
+            return None
         return self._leave(*error)
 
     async def __aenter__(self) -> Client | None:
         interrupt = Interrupt()
-        with _brief():
+        with _Brief():
             async with contextlib.AsyncExitStack() as stack:
                 block, options = stack.enter_context(prepared(self._given, interrupt))
                 cluster = await stack.enter_async_context(_in_thread(block, interrupt))
+                interrupt.act(_cancelling_current_task())
                 client = None
                 if cluster is not None:
-                    interrupt.act(_cancelling_current_task())
                     client = await stack.enter_async_context(connected_async(cluster, options))
                     stack.callback(interrupt.disarm)
                 self._leave_async = stack.pop_all().__aexit__
@@ -97,13 +100,18 @@ class mpi_dask:  # noqa: N801 (a function to its users)
         return await self._leave_async(*error)
 
 
-@contextlib.contextmanager
-def _brief() -> Iterator[None]:
-    """Show our own errors without the frames of ours they came through."""
-    try:
-        yield
-    except (MPIDaskError, TypeError, ValueError) as error:
-        raise error.with_traceback(None) from None
+class _Brief:
+    """Show our own errors without the frames of ours they came through.
+
+    A class, because `contextlib.contextmanager` restores the traceback.
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (MPIDaskError, TypeError, ValueError)):
+            raise error.with_traceback(None) from None
 
 
 @contextlib.asynccontextmanager
@@ -185,11 +193,13 @@ def mpi_dask_main(function: Callable[..., Any] | None = None, /, **options: Any)
     """
     if function is None:
         return lambda function: mpi_dask_main(function, **options)
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError("a generator can't be the function: it would run after the cluster's end")
 
     def run(
         wrapped: Callable[..., Any], instance: object, args: Any, kwargs: dict[str, Any]
     ) -> Any:
-        if inspect.iscoroutinefunction(wrapped):
+        if any(map(inspect.iscoroutinefunction, (wrapped, type(wrapped).__call__))):
             return _run_async(wrapped, args, kwargs)
         with mpi_dask(**options) as client:
             if client is None:
@@ -243,8 +253,10 @@ def join_existing(
     >>> import mpidask
     >>> mpidask.join_existing("scheduler.json", death_timeout="10 min")  # doctest: +SKIP
     """
-    with _brief():
-        serve({"scheduler_file": scheduler_file, "address": address, **options}, JOIN)
+    if scheduler_file is not None or address is not None:  # else dask's configuration says it
+        options |= {"scheduler_file": scheduler_file, "address": address}
+    with _Brief():
+        serve(options, JOIN)
 
 
 class _AsFunction:

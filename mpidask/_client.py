@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mpidask._agreement import Cluster
-from mpidask._errors import StartupError
+from mpidask._errors import MPIDaskError, StartupError
 from mpidask._log import hushed, logger
 from mpidask._options import Options
 
@@ -38,10 +38,10 @@ def connected(cluster: Cluster, options: Options) -> Iterator[Client]:
     import dask
     from distributed import Client
 
+    report = _performance_report(options)
     with dask.config.set(dask_config(cluster)):
         with _explained(cluster):
             client = Client(cluster.address, security=cluster.security)
-        report = _performance_report(options)
         try:
             if report is not None:
                 report.__enter__()
@@ -63,10 +63,10 @@ async def connected_async(cluster: Cluster, options: Options) -> AsyncIterator[C
     import dask
     from distributed import Client
 
+    report = _performance_report(options)
     with dask.config.set(dask_config(cluster)):
         with _explained(cluster):
             client = await Client(cluster.address, security=cluster.security, asynchronous=True)
-        report = _performance_report(options)
         try:
             if report is not None:
                 await report.__aenter__()
@@ -114,6 +114,11 @@ def _performance_report(options: Options) -> Any:
         return None
     from distributed import performance_report
 
+    try:  # What can't be written shall be known now, and not after hours.
+        os.makedirs(os.path.dirname(options.performance_report), exist_ok=True)
+        open(options.performance_report, "a").close()
+    except OSError as error:
+        raise MPIDaskError(f"the performance report can't be written: {error}") from None
     return performance_report(filename=options.performance_report)
 
 

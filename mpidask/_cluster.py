@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,7 @@ PROGRAM = Use(_roles_of_program, local=True)
 #: The command: clients come from outside, by a plain ``Client(scheduler_file=...)``.
 COMMAND = Use(_roles_of_command, speaker="", error_status=2, defaults={"security": False})
 #: More workers for a cluster that runs elsewhere.
-JOIN = Use(_roles_of_join, speaker="")
+JOIN = Use(_roles_of_join, speaker="", defaults={"security": False})
 
 
 @contextlib.contextmanager
@@ -94,13 +95,26 @@ def prepared(
         On one rank; the others raise `SystemExit`, so that the error is seen once.
     """
     _usage.check()
+    with handled(interrupt, defer_to_user=True):  # MPI starts, and Dask is imported
+        block, options, runs_program = _choose(given, interrupt, use)
+        with speaking(), handled(interrupt, defer_to_user=runs_program):
+            yield block, options
+
+
+def _choose(
+    given: Mapping[str, Any], interrupt: Interrupt, use: Use
+) -> tuple[Block, Options, bool]:
+    """Give the block, the options, and whether this rank runs the user's function."""
     comm = given.get("comm")
-    comm = communicator(comm if comm and hasattr(comm, "Idup") else None, alone=not use.local)
+    if hasattr(comm, "Idup") and not comm:  # COMM_NULL: this rank was left out
+        return contextlib.nullcontext(), Options.resolve(given, use.defaults), True
+    comm = communicator(comm if hasattr(comm, "Idup") else None, alone=not use.local)
     try:
         options = Options.resolve(given, use.defaults)
         roles = None
         if comm is not None:
             require_threads()
+            _check_thread(options)
             roles = use.assign(comm.Get_size(), options)
             _check_wait(roles, options)
         elif not use.local:
@@ -109,14 +123,10 @@ def prepared(
         if comm is not None and comm.Get_rank() != _speaker(comm, given, use):
             raise SystemExit(use.error_status) from None
         raise
-    block: Block
     if comm is None or roles is None:
-        block, runs_program = local_cluster(options, interrupt), True
-    else:
-        block = MPICluster(comm, options, roles, interrupt)
-        runs_program = roles.client == comm.Get_rank()
-    with speaking(), handled(interrupt, defer_to_user=runs_program):
-        yield block, options
+        return local_cluster(options, interrupt), options, True
+    block = MPICluster(comm, options, roles, interrupt)
+    return block, options, roles.client == comm.Get_rank()
 
 
 def serve(given: Mapping[str, Any], use: Use) -> None:
@@ -133,6 +143,14 @@ def serve(given: Mapping[str, Any], use: Use) -> None:
             interrupt.disarm()
             if status or options.exit:
                 raise SystemExit(status)
+
+
+def _check_thread(options: Options) -> None:
+    if options.exit and threading.current_thread() is not threading.main_thread():
+        raise MPIDaskError(
+            "ranks can leave the program from their main thread only: call mpidask there, "
+            "or give exit=False"
+        )
 
 
 def _check_wait(roles: Roles, options: Options) -> None:

@@ -8,9 +8,12 @@ before. Where a rank will never come, the job is aborted instead.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
+import os
 import sys
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mpidask._polling import pauses
@@ -27,6 +30,7 @@ class _Plan:
         self.abort_with: int | None = None
         self.patience = 0.0
         self.fatal: BaseException | None = None
+        self.process = os.getpid()
 
 
 _plan = _Plan()
@@ -80,6 +84,7 @@ def _register() -> None:
 
     if _plan.meet_on or _plan.abort_with is not None:
         return
+    _plan.process = os.getpid()
     atexit.register(_leave)
     # A program may call MPI.Finalize() itself, before Python's exit handlers run.
     # Attributes of COMM_SELF are deleted first thing in it (MPI-4.1, 11.4.1).
@@ -90,17 +95,25 @@ def _register() -> None:
 def _leave() -> None:
     from mpi4py import MPI
 
-    if MPI.Is_finalized():
+    if MPI.Is_finalized() or os.getpid() != _plan.process:  # a child of this rank's
         return
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if _plan.fatal is not None and _plan.fatal is getattr(sys, "last_value", None):
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or none
+            stream.flush()
+    if _plan.fatal is not None and _plan.fatal in _chain(getattr(sys, "last_value", None)):
         abort_at_exit(1)
     if _plan.abort_with is not None:
         time.sleep(_plan.patience)
         MPI.COMM_WORLD.Abort(_plan.abort_with)
     while _plan.meet_on:
         _meet(_plan.meet_on.pop())
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """Go from an exception to those it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _meet(comm: MPI.Intracomm) -> None:

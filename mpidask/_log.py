@@ -45,7 +45,7 @@ def hushed(level: int) -> Iterator[None]:
         if isinstance(log, logging.Logger) and log.level and name.startswith("distributed.")
     ]
     levels = [log.level for log in loggers]
-    handlers = list(top.handlers) if level > logging.INFO else []
+    handlers = [*top.handlers, *logging.root.handlers] if level > logging.INFO else []
     for log in loggers:
         log.setLevel(level)
     for handler in handlers:
@@ -61,15 +61,19 @@ def hushed(level: int) -> Iterator[None]:
 
 #: What a worker logs and people learn in another way: the error of a task goes to the
 #: client; a worker that lost its scheduler closes, and its rank starts another; tasks
-#: that the end cuts off are named. The last is said by the child of a nanny at its end.
+#: that the end cuts off, or that raised SystemExit, are named. The last is said by the
+#: child of a nanny at its end.
 _TOLD_ELSEWHERE = (
     "Compute Failed",
     "Failed to communicate with scheduler during heartbeat",
     "Async instruction for",
+    "Unhandled exception in async instruction for",
     "Worker process died unexpectedly",
 )
 
 
 def _in_brief(record: logging.LogRecord) -> bool:
+    if not record.name.startswith("distributed"):
+        return True
     record.exc_info = record.exc_text = None
     return not str(record.msg).startswith(_TOLD_ELSEWHERE)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import threading
-from collections.abc import Coroutine
-from concurrent.futures import CancelledError, Future
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Future, wait
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from mpidask import _departure, _signals, _usage
@@ -14,7 +15,7 @@ from mpidask._agreement import Cluster, End
 from mpidask._log import logger
 from mpidask._options import Options
 from mpidask._roles import Roles
-from mpidask._runner import Leader, Member
+from mpidask._runner import PROGRESS_INTERVAL, Leader, Member
 from mpidask._world import World
 
 if TYPE_CHECKING:
@@ -92,13 +93,23 @@ class MPICluster:
             )
         )
         self._interrupt.act(abandon)
-        self._world = self._result(entering)
+        self._world = self._when_all_are_here(entering)
         if self._world is None:
             raise SystemExit(1)  # the start has failed, and another rank says so
+
+    def _when_all_are_here(self, entering: Future[World | None]) -> World | None:
+        for waited in itertools.count(PROGRESS_INTERVAL, PROGRESS_INTERVAL):
+            if wait([entering], PROGRESS_INTERVAL).done:
+                break
+            if self.leads:
+                size = self._comm.Get_size()
+                logger.info("starting for %d s: not all of the %d ranks are here", waited, size)
+        return self._result(entering)
 
     def _serve(self) -> None:
         assert self._world is not None
         member = Member(self._world, self._roles, self._options)
+        self._loop.on_exit = member.drop_worker
         serving = self._loop.submit(member.serve())
         self._interrupt.act(lambda signum: self._loop.call(member.report_signal, signum))
         order = serving.result()
@@ -120,6 +131,7 @@ class MPICluster:
     async def _start(self) -> Cluster | None:
         assert self._world is not None
         member = Member(self._world, self._roles, self._options)
+        self._loop.on_exit = member.drop_worker
         self._serving = asyncio.create_task(member.serve())
         on_signal = _signals.raise_in_main_thread
         self._leader = Leader(self._world, self._roles, self._options, on_signal)
@@ -151,14 +163,17 @@ class MPICluster:
         self._interrupt.disarm()
         signum = self._interrupt.signum
         interrupted = isinstance(error, (KeyboardInterrupt, SystemExit, asyncio.CancelledError))
+        broken = self._leader is not None and self._leader.broken
         status = 128 + signum if signum and interrupted else exit_status(error)
+        if broken and interrupted:
+            status = 1
         if self._leader is not None:
             self._loop.submit(self._leader.end(End(status, leave))).result()
         elif self._world is not None:
             _departure.abort_at_exit(status)  # given up before anybody could be told
         self._loop.stop()
         _usage.ended(left=leave)
-        if signum and interrupted:
+        if signum and interrupted and not broken:
             logger.warning("ended by %s", signal.Signals(signum).name)
         if isinstance(error, KeyboardInterrupt) or (signum and interrupted):
             # A status says it all; a traceback of Python's own would say no more, and
@@ -167,16 +182,29 @@ class MPICluster:
 
 
 class _LoopThread:
-    """An event loop in a thread of its own."""
+    """An event loop in a thread of its own.
+
+    Attributes
+    ----------
+    on_exit : callable
+        Called in the loop when something that ran there has raised SystemExit.
+    """
 
     def __init__(self) -> None:
+        self.on_exit: Callable[[], object] = lambda: None
+        self._stopping = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="mpidask", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_forever()
+        while not self._stopping:
+            try:
+                self._loop.run_forever()
+            except (SystemExit, KeyboardInterrupt):
+                # asyncio lets these through when a task of Dask's raises them.
+                self._loop.call_soon(self.on_exit)
         self._loop.close()
 
     def submit(self, work: Coroutine[Any, Any, Result]) -> Future[Result]:
@@ -186,5 +214,6 @@ class _LoopThread:
         self._loop.call_soon_threadsafe(function, *args)
 
     def stop(self) -> None:
+        self._stopping = True
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

@@ -7,6 +7,7 @@ reference page of the documentation are all made from `Options`.
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -154,8 +155,8 @@ def _log_level(value: Any) -> int:
 
 
 def _communicator(value: Any) -> Any:
-    if value is None or (hasattr(value, "Idup") and value and not value.Is_inter()):
-        return value  # COMM_NULL is false
+    if value is None or (hasattr(value, "Idup") and not (value and value.Is_inter())):
+        return value  # COMM_NULL, which is false, is that of the ranks left out
     raise TypeError("must be an intracommunicator of mpi4py")
 
 
@@ -374,10 +375,10 @@ class Options:
         import dask
 
         fields = {field.name: field for field in dataclasses.fields(cls)}
-        configured = {
-            key.replace("-", "_"): value
-            for key, value in (dask.config.get("mpidask", None) or {}).items()
-        }
+        configured = dask.config.get("mpidask", None) or {}
+        if not isinstance(configured, Mapping):
+            raise TypeError(f"dask's configuration has mpidask: {configured!r}, not its options")
+        configured = {str(key).replace("-", "_"): value for key, value in configured.items()}
         _reject_unknown(given, fields, "")
         _reject_unknown(configured, fields.keys() - {"comm"}, " in dask's configuration (mpidask:)")
         values = {name: field.metadata["default"] for name, field in fields.items()}
@@ -394,6 +395,10 @@ class Options:
             raise ValueError(
                 f"protocol {self.protocol!r} can't carry the job's credentials: "
                 "add security=False, or leave the protocol out"
+            )
+        if self.performance_report is not None and importlib.util.find_spec("bokeh") is None:
+            raise ValueError(
+                "option performance_report needs bokeh: pip install 'mpidask[dashboard]'"
             )
         if self.interface is not None and self.host is not None:
             raise ValueError("interface and host exclude each other: give one of them")

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 #: Seconds between polls while the cluster runs and nothing is expected soon.
 _RELAXED = 0.05
 #: Seconds between messages while the start takes long.
-_PROGRESS_INTERVAL = 10
+PROGRESS_INTERVAL = 10
 #: A worker that closes within so many seconds is replaced with growing pauses.
 _SHORT_LIFE = 10.0
 #: Seconds between looks for the scheduler of a cluster to join.
@@ -98,9 +98,18 @@ class Member:
             logger.error("no answer from rank %d: ending the job", self._roles.leader)
             _departure.abort_at_exit(status, at_once=True)
 
+    def drop_worker(self) -> None:
+        """Close a worker whose process should end, as a task of its wants, for a fresh one."""
+        if self._worker is not None and not self._ending:
+            self._tell(Failed("worker", "a task raised SystemExit or KeyboardInterrupt"))
+            self._dropping = asyncio.create_task(self._worker.close(reason=_servers.DROPPED))
+
     async def serve(self) -> End:
         """Report, obey, and return the order that ended the cluster."""
         self._tell(Here(this_node()))
+        patience = self._options.startup_timeout + self._options.shutdown_timeout + _REPORT_GRACE
+        loop = asyncio.get_running_loop()
+        self._starting = loop.call_later(patience, self._abort_if_alone, 1)
         with contextlib.ExitStack() as stack:
             if self._hosts_server:
                 stack.enter_context(hushed(self._options.log_level))
@@ -130,16 +139,18 @@ class Member:
                     if order.cluster is not None and self._watches_scheduler:
                         self._launch("lifeline", self._watch_scheduler(order.cluster))
                 case Running():
-                    assert self._scheduler is not None
-                    dashboard = _dashboard.load(self._options, self._scheduler)
-                    self._launch("dashboard", dashboard)
+                    self._starting.cancel()
+                    if self._scheduler is not None:
+                        dashboard = _dashboard.load(self._options, self._scheduler)
+                        self._launch("dashboard", dashboard)
                 case End():
                     self._ending = True
                     return order
 
     @property
     def _patience(self) -> float:
-        return 0.02 if not self._tasks else _RELAXED
+        # A rank that hosts no server waits for the end alone.
+        return 0.02 if self._hosts_server and not self._tasks else _RELAXED
 
     def _tell(self, message: object) -> None:
         self._world.send(self._roles.leader, TO_LEADER, message)
@@ -307,6 +318,8 @@ class Leader:
 
     Attributes
     ----------
+    broken : bool
+        Whether the cluster is lost, for a reason that has been told.
     over : asyncio.Future of int
         Done when the cluster has ended by itself: its scheduler was shut down, or the
         last worker of this job that had joined another is gone. Gives the exit status.
@@ -320,6 +333,7 @@ class Leader:
         self._options = options
         self._on_signal = on_signal
         self._signalled = False
+        self.broken = False
         self._warned_of: set[str] = set()
         self._watching: asyncio.Task[None] | None = None
         self._holding: asyncio.Task[None] | None = None
@@ -346,8 +360,8 @@ class Leader:
             raise self._startup.timed_out(timeout) from None
         finally:
             progress.cancel()
-        if self._roles.scheduler is not None:
-            self._order(self._roles.scheduler, Running())
+        for rank in range(self._world.size):
+            self._order(rank, Running())
         self._watching = asyncio.create_task(self._watch())
         self._watching.add_done_callback(self._give_up_if_failed)
         if self._startup.cluster is not None:
@@ -364,7 +378,7 @@ class Leader:
             rank = self._roles.scheduler
             assert rank is not None
             logger.error("the scheduler on %s is gone: ending the job", self._startup.place(rank))
-            self._on_signal(signal.SIGTERM)
+            self._break()
 
     async def _start(self) -> None:
         startup = self._startup
@@ -428,7 +442,12 @@ class Leader:
         """End the job rather than leave it to itself, should there be an error of ours."""
         if not watching.cancelled() and (error := watching.exception()) is not None:
             logger.error("the leader failed, ending the job", exc_info=error)
-            self._on_signal(signal.SIGTERM)
+            self._break()
+
+    def _break(self) -> None:
+        """End the user's function as a signal would, which wakes it from any wait."""
+        self.broken = True
+        self._on_signal(signal.SIGTERM)
 
     def _warn_of(self, rank: int, failed: Failed) -> None:
         if failed.cause in self._warned_of:
@@ -474,9 +493,12 @@ class Leader:
                 "does not let Python run. Ending the job with status %d",
                 places,
                 timeout,
-                order.status,
+                order.status if order.leave else 1,
             )
-            _departure.abort_at_exit(order.status, at_once=not order.leave)
+            if order.leave or order.status:  # there is an end, or an error, to come to
+                _departure.abort_at_exit(order.status)
+            else:  # what follows in the program is MPI, and would wait for the dead
+                _departure.abort_at_exit(1, at_once=True)
 
     async def _collect(self, busy: set[int]) -> None:
         while busy:
@@ -494,8 +516,8 @@ class Leader:
     async def _tell_progress(self) -> None:
         waited = 0
         while True:
-            await asyncio.sleep(_PROGRESS_INTERVAL)
-            waited += _PROGRESS_INTERVAL
+            await asyncio.sleep(PROGRESS_INTERVAL)
+            waited += PROGRESS_INTERVAL
             logger.info("starting for %d s: %s", waited, self._startup.progress())
 
     def _order(self, rank: int, order: object) -> None:

@@ -110,7 +110,10 @@ def read(path: str) -> Cluster:
             f"others can read the credentials in the scheduler file {path}, so it is not "
             f"used; run: chmod 600 {path}"
         )
-    return Cluster(str(address), _security(credentials))
+    try:
+        return Cluster(str(address), _security(credentials))
+    except (TypeError, ValueError) as error:
+        raise SchedulerFileError(f"the scheduler file {path} is broken: {error}") from None
 
 
 def _security(credentials: Mapping[str, str] | None) -> Any:

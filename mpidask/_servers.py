@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpidask import _dashboard, _scheduler_file
 from mpidask._agreement import Cluster, StartWorker, WorkerStarted
+from mpidask._errors import MPIDaskError
 from mpidask._network import LOOPBACK
 from mpidask._node import memory_limit
 
@@ -25,6 +26,8 @@ _ANSWER_TIMEOUT = 10
 
 #: The reason that `Scheduler.close` gives to the workers it closes.
 CLUSTER_ENDS = "scheduler-close"
+#: The reason that mpidask gives to a worker whose process should end, as a task wants.
+DROPPED = "mpidask-task-exit"
 
 
 def make_security(option: Any) -> Any:
@@ -73,6 +76,8 @@ async def find_cluster(options: Options) -> Cluster:
         If there is no usable scheduler file.
     OSError
         If no scheduler answers at the address.
+    MPIDaskError
+        If it is no address, or one that needs other credentials.
     """
     from distributed import Security
     from distributed.comm.core import connect
@@ -90,6 +95,9 @@ async def find_cluster(options: Options) -> Cluster:
         await comm.close()
     except (OSError, asyncio.TimeoutError) as error:
         raise OSError(f"no scheduler answers at {cluster.address}: {error}") from error
+    except (TypeError, ValueError, RuntimeError) as error:  # no address, or no credentials
+        source = f"from {options.scheduler_file}" if options.scheduler_file else "as given"
+        raise MPIDaskError(f"can't connect to {cluster.address}, {source}: {error}") from None
     return cluster
 
 
@@ -193,6 +201,8 @@ def stays_away(worker: Any, *, joined: bool) -> bool:
 
 def running_tasks(worker: Any) -> tuple[str, ...]:
     """Name the tasks that a worker's threads are busy with."""
+    if getattr(worker, "close_reason", None) == DROPPED:
+        return ()  # distributed still lists the task that raised SystemExit
     return tuple(str(key) for key in getattr(worker, "active_threads", {}).values())
 
 
@@ -237,7 +247,9 @@ def hidden_launcher() -> Iterator[None]:
 
 def uses_nanny(options: Options) -> bool:
     """Tell whether workers run in child processes, as far as the options show."""
-    return options.nanny or options.worker_class != "distributed.Worker"
+    from distributed import Worker
+
+    return options.nanny or options.worker_class not in ("distributed.Worker", Worker)
 
 
 def hide_script_from_nannies() -> None:

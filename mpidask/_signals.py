@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -26,18 +27,35 @@ def handled(handler: Callable[[int], None], *, defer_to_user: bool) -> Iterator[
         yield  # Python allows handlers in the main thread only
         return
     before: dict[int, Any] = {}
+    process = os.getpid()
+
+    def handle(signum: int, frame: object) -> None:
+        if os.getpid() == process:
+            handler(signum)
+        else:  # in a child that was forked: as if we had never been here
+            signal.signal(signum, before[signum])
+            signal.raise_signal(signum)
+
     signum: int
     for signum in FATAL:
         current = signal.getsignal(signum)
-        if defer_to_user and current not in (signal.SIG_DFL, signal.default_int_handler):
+        if defer_to_user and not _is_pythons_own(current):
             continue
         before[signum] = current
-        signal.signal(signum, lambda number, frame: handler(number))
+        signal.signal(signum, handle)
     try:
         yield
     finally:
         for signum, previous in before.items():
             signal.signal(signum, previous)
+
+
+def _is_pythons_own(handler: Any) -> bool:
+    # asyncio.run has one for SIGINT, a partial of a private method: there is no public
+    # way to tell it from a handler of the program's.
+    function = getattr(handler, "func", None)
+    from_asyncio = getattr(function, "__module__", "") == "asyncio.runners"
+    return from_asyncio or handler in (signal.SIG_DFL, signal.default_int_handler)
 
 
 def raise_in_main_thread(signum: int) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from mpidask._errors import MPIDaskError
+from mpidask._log import logger
 
 _inside = False
 _left = False
+_would_have_left = False
 
 
 def check() -> None:
@@ -24,6 +26,22 @@ def entered() -> None:
     global _inside
     check()
     _inside = True
+
+
+def ended_locally(*, would_leave: bool) -> None:
+    """Note that a LocalCluster has ended, after which the ranks of a job would leave."""
+    global _would_have_left
+    ended(left=False)
+    _would_have_left = would_leave
+
+
+def warn_if_only_local() -> None:
+    """Say so if this use of a cluster would fail in an MPI job."""
+    if _would_have_left:
+        logger.warning(
+            "in an MPI job, this second cluster fails: the other ranks leave after the first, "
+            "unless every use has exit=False"
+        )
 
 
 def ended(*, left: bool) -> None:

@@ -35,7 +35,9 @@ def run(scheduler_address: str | None, scheduler: bool, **values: Any) -> None:
         if scheduler and scheduler_address is None:
             serve(options, COMMAND)
         else:
-            serve({**options, "address": scheduler_address}, _JOIN)
+            if scheduler_address is not None:
+                options |= {"address": scheduler_address, "scheduler_file": None}
+            serve(options, _JOIN)
     except StartupError as error:
         raise click.ClickException(str(error)) from None
     except (MPIDaskError, TypeError, ValueError) as error:

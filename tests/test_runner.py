@@ -380,7 +380,7 @@ def test_worker_that_is_never_up(monkeypatch, aborts):
 
 
 def test_progress_is_told(monkeypatch, caplog):
-    monkeypatch.setattr(_runner, "_PROGRESS_INTERVAL", 0.1)
+    monkeypatch.setattr(_runner, "PROGRESS_INTERVAL", 0.1)
 
     async def test():
         job = Job(3, absent=[2], startup_timeout=0.8)
