@@ -269,19 +269,47 @@ def test_a_signal_to_any_rank_ends_the_job(start, rank, body, signum):
     assert f"ended by {signum.name}" in result.stderr
 
 
+@pytest.mark.parametrize("targets", [[0, 1, 2, 3], [0], [1], [3]], ids=str)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_repeated_signals_to_all_ranks(start, signum):
-    # As Slurm does it: every rank, and again.
-    body = "time.sleep(80)\n    finally:\n        time.sleep(1)\n    try: pass"
-    job = start(SLOW.format(body=body), limit=60)
+def test_repeated_signals_interrupt_once(start, tmp_path, targets, signum):
+    # As Slurm does it: every rank, and again; three in a row, and one more while `main`
+    # cleans up, which must not be cut short.
+    job = start(
+        """
+        import os, time
+        from mpidask import mpi_dask_main
+
+        @mpi_dask_main
+        def main(client):
+            try:
+                print("running", flush=True)
+                time.sleep(80)
+            finally:
+                open("cleaning", "x").close()
+                while not os.path.exists("signalled"):
+                    time.sleep(0.05)
+                print("finally", flush=True)
+
+        main()
+        print("never")
+        """,
+        limit=60,
+    )
     job.wait_for_output("running")
-    ranks = [job.rank(n) for n in range(4)]
-    for _ in range(3):
+    ranks = [job.rank(n) for n in targets]
+
+    def signal_all():
         for process in ranks:
             process.send_signal(signum)
+
+    for _ in range(3):
+        signal_all()
+    job.wait_for((tmp_path / "cleaning").exists, "to clean up")
+    signal_all()
+    (tmp_path / "signalled").touch()
     result = job.result()
     assert result.status == 128 + signum, result.stderr
-    assert result.stdout.count("finally") == 0 or result.stdout == "running\nfinally\n"
+    assert result.stdout == "running\nfinally\n"
     assert "Traceback" not in result.stderr
 
 
