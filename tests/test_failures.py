@@ -594,31 +594,51 @@ def test_only_the_jobs_own_credentials_are_let_in(run):
 # -- Idle ranks ---------------------------------------------------------------------------
 
 
-def test_idle_ranks_do_not_spin(start):
+#: The share of a core that an idle rank may use.
+IDLE = 0.05
+
+
+def test_idle_ranks_do_not_spin(start, tmp_path):
     job = start(
         """
-        import sys, time
+        import os, time
+        from mpi4py import MPI
         from mpidask import mpi_dask_main
 
-        def wait(text):
-            print(text, flush=True)
-            time.sleep(8)
+        def wait(phase):
+            print(phase, flush=True)
+            while not os.path.exists(phase):
+                time.sleep(0.2)
+
+        if MPI.COMM_WORLD.rank == 3:
+            wait("before")
 
         @mpi_dask_main(dashboard=False)
         def main(client):
-            time.sleep(2)
             wait("inside")
 
         main()
         wait("after")
         """,
-        limit=90,
+        limit=120,
     )
-    for phase in "inside", "after":
+    for phase in "before", "inside", "after":
         job.wait_for_output(phase)
-        before = {n: sum(job.rank(n).cpu_times()[:2]) for n in range(4)}
-        job.let_pass(6)
-        used = {n: sum(job.rank(n).cpu_times()[:2]) - before[n] for n in range(4)}
-        # A spinning rank uses all it can get of a core: seconds, not tenths.
-        assert max(used.values()) < 6 * 0.25, (phase, used)
+        # What spins, spins all the time. So each rank's quietest time counts, and neither
+        # what is left of the step before, nor what a busy machine adds now and then. CPU
+        # time, not load: Dask's own share is 4 % for a worker, too near to allow for more.
+        restless = set(range(4))
+        while restless:
+            before = {rank: cpu_seconds(job, rank) for rank in restless}
+            start_of_window = job.seconds
+            job.let_pass(4)
+            seconds = job.seconds - start_of_window
+            used = {rank: (cpu_seconds(job, rank) - before[rank]) / seconds for rank in restless}
+            print(phase, used)  # shown where this never ends, which is a failure
+            restless = {rank for rank in restless if used[rank] >= IDLE}
+        (tmp_path / phase).touch()
     assert job.result().status == 0
+
+
+def cpu_seconds(job, rank):
+    return sum(job.rank(rank).cpu_times()[:2])
