@@ -425,6 +425,88 @@ def test_a_task_that_kills_its_process_ends_the_job(run):
     assert "never" not in result.stdout
 
 
+# -- Killed ranks under a launcher that lets the others live ------------------------------
+
+#: Slurm's srun does not end a job when a rank dies. An mpirun does not either, where what
+#: it has started itself lives on. It ends all of it when a rank calls MPI_Abort, as srun.
+OUTLIVED = ["sh", "-c", '"$@"; sleep 300', "sh"]
+
+
+@pytest.mark.parametrize(
+    "end, status", [("return 'value'", 0), ("sys.exit(5)", 5), ("raise RuntimeError('mine')", 1)]
+)
+def test_the_cluster_outlives_a_worker(start, end, status):
+    job = start(
+        f"""
+        import sys, time
+        from distributed import wait
+        from mpidask import mpi_dask_main
+
+        @mpi_dask_main(shutdown_timeout=2)
+        def main(client):
+            squares = client.map(lambda n: n * n, range(10))
+            wait(squares)
+            print("running", flush=True)
+            while len(client.scheduler_info(-1)["workers"]) > 1:
+                time.sleep(0.1)
+            print("sum", sum(client.gather(squares)), flush=True)
+            {end}
+
+        main()
+        """,
+        limit=60,
+        through=OUTLIVED,
+    )
+    job.wait_for_output("running")
+    job.rank(3).send_signal(signal.SIGKILL)
+    job.wait_for_output("sum")
+    begin = job.seconds
+    result = job.result()
+    assert result.status == status, result.stderr
+    assert result.stdout == "running\nsum 285\n"
+    assert [line for line in result.said if "no answer from" in line] == [
+        line for line in result.said if "no answer from rank 3 on" in line
+    ]
+    assert "within 2 s (shutdown_timeout): dead" in result.stderr
+    assert result.stderr.count("Traceback") == ("raise" in end)
+    # That it was not the default of 30 s which ended the wait, nothing but a clock shows.
+    assert result.seconds - begin < 20
+
+
+@pytest.mark.parametrize(
+    "body, status, text",
+    [
+        (SLEEP, 143, "mpidask: the scheduler on rank 0 on"),
+        (BUSY, 143, "mpidask: the scheduler on rank 0 on"),
+        # Here Dask is faster: the program gets an error, and ends as after any other.
+        (WAIT, 1, "Client lost the connection to the scheduler"),
+    ],
+)
+def test_no_rank_outlives_the_scheduler(start, body, status, text):
+    program = SLOW.replace("@mpi_dask_main", "@mpi_dask_main(shutdown_timeout=2)")
+    job = start(program.format(body=body), limit=60, through=OUTLIVED)
+    job.wait_for_output("running")
+    job.rank(0).send_signal(signal.SIGKILL)
+    result = job.result()
+    assert result.status == status, result.stderr
+    assert result.stdout == "running\nfinally\n"
+    assert text in result.stderr
+    assert "no answer from rank 0 on" in result.stderr
+    assert result.stderr.count("Traceback") == (status == 1)
+
+
+@pytest.mark.parametrize("body", [SLEEP, WAIT])
+def test_no_rank_outlives_the_client(start, body):
+    job = start(SLOW.format(body=body), limit=60, through=OUTLIVED)
+    job.wait_for_output("running")
+    job.rank(1).send_signal(signal.SIGKILL)
+    result = job.result()
+    assert result.status != 0
+    assert result.stdout == "running\n"
+    assert "the client on rank 1 is gone" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 # -- Tasks that don't stop --------------------------------------------------------------
 
 
