@@ -148,6 +148,32 @@ def test_mpi_without_threads_is_an_error(run):
     assert result.stderr.count("Traceback") == 1
 
 
+@pytest.mark.parametrize(
+    "use",
+    ["mpidask.join_existing('scheduler.json', nthread=4)", "asyncio.run(block(nthread=4))"],
+)
+def test_an_unknown_option_is_one_clear_error_everywhere(run, use):
+    result = run(
+        f"""
+        import asyncio
+        import mpidask
+
+        async def block(**options):
+            async with mpidask.mpi_dask(**options):
+                print("ran")
+
+        {use}
+        """,
+        ranks=3,
+        limit=40,
+    )
+    assert result.status == 1
+    assert "ran" not in result.stdout
+    assert result.stderr.count("Traceback") == 1, result.stderr
+    assert result.stderr.count("TypeError: ") == 1, result.stderr
+    assert "did you mean 'nthreads'" in result.stderr
+
+
 # -- Ranks that never come, or come late ----------------------------------------------
 
 
