@@ -260,15 +260,15 @@ def test_joining_before_and_after_and_coming_back(start, launch, session):
 def test_joining_a_batch_job_with_credentials(start, session, tmp_path):
     batch = start(
         """
-        import time
+        import os, time
         from mpidask import mpi_dask_main
 
         @mpi_dask_main(scheduler_file="scheduler.json")
         def main(client):
             print("up", flush=True)
             client.wait_for_workers(4, timeout=60)
-            print("joined", flush=True)
-            time.sleep(5)
+            while not os.path.exists("used"):
+                time.sleep(0.1)
 
         main()
         """
@@ -276,7 +276,7 @@ def test_joining_a_batch_job_with_credentials(start, session, tmp_path):
     batch.wait_for_output("up")
     joined = start(JOIN.format("reconnect=False, exit=False"), ranks=2)
     session(4)
-    batch.wait_for_output("joined")
+    (tmp_path / "used").touch()
     assert batch.result().status == 0
     result = joined.result()
     assert result.status == 0, result.stderr
