@@ -102,6 +102,32 @@ def test_home_directory_in_the_file_name(launch, tmp_path):
     assert job.result().status == 143
 
 
+@pytest.mark.parametrize("joining", ["a program", "the command"])
+def test_home_directory_in_the_file_name_to_join(start, launch, run, tmp_path, joining):
+    home = {"HOME": str(tmp_path / "home")}
+    (tmp_path / "home").mkdir()
+    cluster = launch([*MPIDASK, "--scheduler-file", "~/cluster.json"], 2, env=home)
+    if joining == "a program":
+        join = "import mpidask; mpidask.join_existing('~/cluster.json', reconnect=False)"
+        joined = start(join, ranks=2, env=home)
+    else:
+        command = ["--no-scheduler", "--no-reconnect", "--scheduler-file", "~/cluster.json"]
+        joined = launch([*MPIDASK, *command], 2, env=home)
+    cluster.wait_for_message("mpidask: 1 worker")
+    session = """
+    import mpidask
+    from distributed import Client
+
+    with Client(**mpidask.connection("~/cluster.json")) as client:
+        client.wait_for_workers(3, timeout=60)
+        client.shutdown()
+    """
+    for result in run(session, ranks=None, env=home), cluster.result(), joined.result():
+        assert result.status == 0, result.stderr
+        assert "Traceback" not in result.stderr
+    assert not (tmp_path / "~").exists()
+
+
 @pytest.mark.parametrize(
     "arguments, text",
     [
