@@ -10,7 +10,7 @@ import sys
 import textwrap
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -150,7 +150,7 @@ def tool(name: str) -> str:
 
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
-    """Start a program on so many ranks (None: without a launcher)."""
+    """Start a program on so many ranks (None: without a launcher), `through` a command."""
     jobs: list[Job] = []
 
     def start(
@@ -159,10 +159,11 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
         ranks: int | None = 4,
         limit: float = 90,
         env: dict[str, str] | None = None,
+        through: Sequence[str] = (),
     ) -> Job:
         path = tmp_path / f"program{len(jobs)}.py"
         path.write_text(HEADER.format(limit=limit) + textwrap.dedent(program))
-        return launch([sys.executable, str(path), *args], ranks, limit, env)
+        return launch([*through, sys.executable, str(path), *args], ranks, limit, env)
 
     def launch(
         command: list[str], ranks: int | None, limit: float = 90, env: dict[str, str] | None = None

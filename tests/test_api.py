@@ -111,6 +111,57 @@ def test_importing_starts_nothing(code):
     assert found.splitlines() == ["[]", "1 True True"]
 
 
+# -- Wrong options are said before anything starts. ----------------------------------
+
+
+class SilentCommunicator:
+    """One rank's communicator, to which it may not say anything."""
+
+    def __init__(self, rank):
+        self.Get_rank = lambda: rank
+        self.Get_size = lambda: 4
+
+    def __getattribute__(self, name):
+        if name not in ("Get_rank", "Get_size", "Idup", "Is_inter", "__class__", "__dict__"):
+            pytest.fail(f"communicates: {name}")
+        return super().__getattribute__(name)
+
+    def Is_inter(self):
+        return False
+
+    def Idup(self):
+        pytest.fail("communicates")
+
+
+def enter(**options):
+    with mpidask.mpi_dask(**options):
+        pytest.fail("runs")
+
+
+def enter_async(**options):
+    async def main():
+        async with mpidask.mpi_dask(**options):
+            pytest.fail("runs")
+
+    asyncio.run(main())
+
+
+def join(**options):
+    mpidask.join_existing("scheduler.json", **options)
+
+
+@pytest.mark.parametrize(
+    "use, speaker", [(enter, 1), (enter_async, 1), (join, 0)], ids=["with", "async with", "join"]
+)
+def test_unknown_options_are_said_before_any_communication(use, speaker):
+    with pytest.raises(TypeError, match="did you mean 'nthreads'"):
+        use(comm=SilentCommunicator(speaker), nthread=4)
+    for rank in {0, 1, 2, 3} - {speaker}:
+        with pytest.raises(SystemExit) as caught:
+            use(comm=SilentCommunicator(rank), nthread=4)
+        assert caught.value.code == 1
+
+
 # -- A decorated function looks like the one it was. ---------------------------------
 
 

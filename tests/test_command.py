@@ -102,6 +102,32 @@ def test_home_directory_in_the_file_name(launch, tmp_path):
     assert job.result().status == 143
 
 
+@pytest.mark.parametrize("joining", ["a program", "the command"])
+def test_home_directory_in_the_file_name_to_join(start, launch, run, tmp_path, joining):
+    home = {"HOME": str(tmp_path / "home")}
+    (tmp_path / "home").mkdir()
+    cluster = launch([*MPIDASK, "--scheduler-file", "~/cluster.json"], 2, env=home)
+    if joining == "a program":
+        join = "import mpidask; mpidask.join_existing('~/cluster.json', reconnect=False)"
+        joined = start(join, ranks=2, env=home)
+    else:
+        command = ["--no-scheduler", "--no-reconnect", "--scheduler-file", "~/cluster.json"]
+        joined = launch([*MPIDASK, *command], 2, env=home)
+    cluster.wait_for_message("mpidask: 1 worker")
+    session = """
+    import mpidask
+    from distributed import Client
+
+    with Client(**mpidask.connection("~/cluster.json")) as client:
+        client.wait_for_workers(3, timeout=60)
+        client.shutdown()
+    """
+    for result in run(session, ranks=None, env=home), cluster.result(), joined.result():
+        assert result.status == 0, result.stderr
+        assert "Traceback" not in result.stderr
+    assert not (tmp_path / "~").exists()
+
+
 @pytest.mark.parametrize(
     "arguments, text",
     [
@@ -260,15 +286,15 @@ def test_joining_before_and_after_and_coming_back(start, launch, session):
 def test_joining_a_batch_job_with_credentials(start, session, tmp_path):
     batch = start(
         """
-        import time
+        import os, time
         from mpidask import mpi_dask_main
 
         @mpi_dask_main(scheduler_file="scheduler.json")
         def main(client):
             print("up", flush=True)
             client.wait_for_workers(4, timeout=60)
-            print("joined", flush=True)
-            time.sleep(5)
+            while not os.path.exists("used"):
+                time.sleep(0.1)
 
         main()
         """
@@ -276,7 +302,7 @@ def test_joining_a_batch_job_with_credentials(start, session, tmp_path):
     batch.wait_for_output("up")
     joined = start(JOIN.format("reconnect=False, exit=False"), ranks=2)
     session(4)
-    batch.wait_for_output("joined")
+    (tmp_path / "used").touch()
     assert batch.result().status == 0
     result = joined.result()
     assert result.status == 0, result.stderr

@@ -148,6 +148,32 @@ def test_mpi_without_threads_is_an_error(run):
     assert result.stderr.count("Traceback") == 1
 
 
+@pytest.mark.parametrize(
+    "use",
+    ["mpidask.join_existing('scheduler.json', nthread=4)", "asyncio.run(block(nthread=4))"],
+)
+def test_an_unknown_option_is_one_clear_error_everywhere(run, use):
+    result = run(
+        f"""
+        import asyncio
+        import mpidask
+
+        async def block(**options):
+            async with mpidask.mpi_dask(**options):
+                print("ran")
+
+        {use}
+        """,
+        ranks=3,
+        limit=40,
+    )
+    assert result.status == 1
+    assert "ran" not in result.stdout
+    assert result.stderr.count("Traceback") == 1, result.stderr
+    assert result.stderr.count("TypeError: ") == 1, result.stderr
+    assert "did you mean 'nthreads'" in result.stderr
+
+
 # -- Ranks that never come, or come late ----------------------------------------------
 
 
@@ -269,19 +295,47 @@ def test_a_signal_to_any_rank_ends_the_job(start, rank, body, signum):
     assert f"ended by {signum.name}" in result.stderr
 
 
+@pytest.mark.parametrize("targets", [[0, 1, 2, 3], [0], [1], [3]], ids=str)
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_repeated_signals_to_all_ranks(start, signum):
-    # As Slurm does it: every rank, and again.
-    body = "time.sleep(80)\n    finally:\n        time.sleep(1)\n    try: pass"
-    job = start(SLOW.format(body=body), limit=60)
+def test_repeated_signals_interrupt_once(start, tmp_path, targets, signum):
+    # As Slurm does it: every rank, and again; three in a row, and one more while `main`
+    # cleans up, which must not be cut short.
+    job = start(
+        """
+        import os, time
+        from mpidask import mpi_dask_main
+
+        @mpi_dask_main
+        def main(client):
+            try:
+                print("running", flush=True)
+                time.sleep(80)
+            finally:
+                open("cleaning", "x").close()
+                while not os.path.exists("signalled"):
+                    time.sleep(0.05)
+                print("finally", flush=True)
+
+        main()
+        print("never")
+        """,
+        limit=60,
+    )
     job.wait_for_output("running")
-    ranks = [job.rank(n) for n in range(4)]
-    for _ in range(3):
+    ranks = [job.rank(n) for n in targets]
+
+    def signal_all():
         for process in ranks:
             process.send_signal(signum)
+
+    for _ in range(3):
+        signal_all()
+    job.wait_for((tmp_path / "cleaning").exists, "to clean up")
+    signal_all()
+    (tmp_path / "signalled").touch()
     result = job.result()
     assert result.status == 128 + signum, result.stderr
-    assert result.stdout.count("finally") == 0 or result.stdout == "running\nfinally\n"
+    assert result.stdout == "running\nfinally\n"
     assert "Traceback" not in result.stderr
 
 
@@ -348,7 +402,8 @@ def test_a_signal_in_an_async_program(start):
 def test_the_programs_own_handler_is_respected(start):
     job = start(
         """
-        import signal, time
+        import signal
+        from distributed import Event
         from mpidask import mpi_dask_main
 
         class Checkpoint(Exception):
@@ -363,7 +418,7 @@ def test_the_programs_own_handler_is_respected(start):
         def main(client):
             try:
                 print("running", flush=True)
-                client.submit(time.sleep, 5).result()
+                Event("never").wait()
             except Checkpoint:
                 return "saved"
 
@@ -394,6 +449,88 @@ def test_a_task_that_kills_its_process_ends_the_job(run):
     result = run(SLOW.format(body="import os; client.submit(os._exit, 3).result()"), limit=60)
     assert result.status != 0
     assert "never" not in result.stdout
+
+
+# -- Killed ranks under a launcher that lets the others live ------------------------------
+
+#: Slurm's srun does not end a job when a rank dies. An mpirun does not either, where what
+#: it has started itself lives on. It ends all of it when a rank calls MPI_Abort, as srun.
+OUTLIVED = ["sh", "-c", '"$@"; sleep 300', "sh"]
+
+
+@pytest.mark.parametrize(
+    "end, status", [("return 'value'", 0), ("sys.exit(5)", 5), ("raise RuntimeError('mine')", 1)]
+)
+def test_the_cluster_outlives_a_worker(start, end, status):
+    job = start(
+        f"""
+        import sys, time
+        from distributed import wait
+        from mpidask import mpi_dask_main
+
+        @mpi_dask_main(shutdown_timeout=2)
+        def main(client):
+            squares = client.map(lambda n: n * n, range(10))
+            wait(squares)
+            print("running", flush=True)
+            while len(client.scheduler_info(-1)["workers"]) > 1:
+                time.sleep(0.1)
+            print("sum", sum(client.gather(squares)), flush=True)
+            {end}
+
+        main()
+        """,
+        limit=60,
+        through=OUTLIVED,
+    )
+    job.wait_for_output("running")
+    job.rank(3).send_signal(signal.SIGKILL)
+    job.wait_for_output("sum")
+    begin = job.seconds
+    result = job.result()
+    assert result.status == status, result.stderr
+    assert result.stdout == "running\nsum 285\n"
+    assert [line for line in result.said if "no answer from" in line] == [
+        line for line in result.said if "no answer from rank 3 on" in line
+    ]
+    assert "within 2 s (shutdown_timeout): dead" in result.stderr
+    assert result.stderr.count("Traceback") == ("raise" in end)
+    # That it was not the default of 30 s which ended the wait, nothing but a clock shows.
+    assert result.seconds - begin < 20
+
+
+@pytest.mark.parametrize(
+    "body, status, text",
+    [
+        (SLEEP, 143, "mpidask: the scheduler on rank 0 on"),
+        (BUSY, 143, "mpidask: the scheduler on rank 0 on"),
+        # Here Dask is faster: the program gets an error, and ends as after any other.
+        (WAIT, 1, "Client lost the connection to the scheduler"),
+    ],
+)
+def test_no_rank_outlives_the_scheduler(start, body, status, text):
+    program = SLOW.replace("@mpi_dask_main", "@mpi_dask_main(shutdown_timeout=2)")
+    job = start(program.format(body=body), limit=60, through=OUTLIVED)
+    job.wait_for_output("running")
+    job.rank(0).send_signal(signal.SIGKILL)
+    result = job.result()
+    assert result.status == status, result.stderr
+    assert result.stdout == "running\nfinally\n"
+    assert text in result.stderr
+    assert "no answer from rank 0 on" in result.stderr
+    assert result.stderr.count("Traceback") == (status == 1)
+
+
+@pytest.mark.parametrize("body", [SLEEP, WAIT])
+def test_no_rank_outlives_the_client(start, body):
+    job = start(SLOW.format(body=body), limit=60, through=OUTLIVED)
+    job.wait_for_output("running")
+    job.rank(1).send_signal(signal.SIGKILL)
+    result = job.result()
+    assert result.status != 0
+    assert result.stdout == "running\n"
+    assert "the client on rank 1 is gone" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
 # -- Tasks that don't stop --------------------------------------------------------------
@@ -430,20 +567,20 @@ def test_a_task_that_never_returns_is_left_behind(run):
 def test_a_task_that_holds_the_gil_does_not_hold_the_job(run):
     result = run(
         """
-        import ctypes, sys, time
-        from distributed import Event, fire_and_forget
+        import ctypes, os, sys, time
+        from distributed import fire_and_forget
         from mpidask import mpi_dask_main
 
         def hold():
-            Event("started").set()
-            time.sleep(0.5)
-            ctypes.PyDLL(None).sleep(75)  # a PyDLL call keeps the GIL
+            libc = ctypes.PyDLL(None)  # its calls keep the GIL
+            libc.creat(b"held", 0o600)
+            libc.sleep(75)
 
         @mpi_dask_main(shutdown_timeout=2)
         def main(client):
             fire_and_forget(client.submit(hold))
-            Event("started").wait()
-            time.sleep(1)
+            while not os.path.exists("held"):
+                time.sleep(0.05)
             print("value", flush=True)
             sys.exit(5)
 
@@ -497,11 +634,14 @@ def test_restart_retire_and_workers_that_close(run):
             until(lambda: len(addresses(client)) == 3 and not addresses(client) & third)
             print("lost and back", client.submit(abs, -3, pure=False).result())
 
-            gone = sorted(addresses(client))[0]
+            # All three have closed as often, so their ranks take as long to replace them:
+            # when one that closes later is back, one that was retired would be back, too.
+            gone, other, _ = sorted(addresses(client))
             client.retire_workers([gone])
             until(lambda: len(addresses(client)) == 2)
-            time.sleep(2)
-            print("retired", len(addresses(client)), gone in addresses(client))
+            client.run(close_soon, workers=[other])
+            until(lambda: len(addresses(client)) >= 2 and other not in addresses(client))
+            print("retired", len(addresses(client)))
 
         main()
         """,
@@ -513,7 +653,7 @@ def test_restart_retire_and_workers_that_close(run):
         "restarted 3 True 1",
         "closed and back 2",
         "lost and back 3",
-        "retired 2 False",
+        "retired 2",
     ]
     assert "Traceback" not in result.stderr
 
@@ -562,34 +702,54 @@ def test_only_the_jobs_own_credentials_are_let_in(run):
 # -- Idle ranks ---------------------------------------------------------------------------
 
 
-def test_idle_ranks_do_not_spin(start):
+#: The share of a core that an idle rank may use.
+IDLE = 0.05
+
+
+def test_idle_ranks_do_not_spin(start, tmp_path):
     job = start(
         """
-        import sys, time
+        import os, time
+        from mpi4py import MPI
         from mpidask import mpi_dask_main
 
-        def wait(text):
-            print(text, flush=True)
-            time.sleep(8)
+        def wait(phase):
+            print(phase, flush=True)
+            while not os.path.exists(phase):
+                time.sleep(0.2)
+
+        if MPI.COMM_WORLD.rank == 3:
+            wait("before")
 
         @mpi_dask_main(dashboard=False)
         def main(client):
-            time.sleep(2)
             wait("inside")
 
         main()
         wait("after")
         """,
-        limit=90,
+        limit=120,
     )
-    for phase in "inside", "after":
+    for phase in "before", "inside", "after":
         job.wait_for_output(phase)
-        before = {n: sum(job.rank(n).cpu_times()[:2]) for n in range(4)}
-        job.let_pass(6)
-        used = {n: sum(job.rank(n).cpu_times()[:2]) - before[n] for n in range(4)}
-        # A spinning rank uses all it can get of a core: seconds, not tenths.
-        assert max(used.values()) < 6 * 0.25, (phase, used)
+        # What spins, spins all the time. So each rank's quietest time counts, and neither
+        # what is left of the step before, nor what a busy machine adds now and then. CPU
+        # time, not load: Dask's own share is 4 % for a worker, too near to allow for more.
+        restless = set(range(4))
+        while restless:
+            before = {rank: cpu_seconds(job, rank) for rank in restless}
+            start_of_window = job.seconds
+            job.let_pass(4)
+            seconds = job.seconds - start_of_window
+            used = {rank: (cpu_seconds(job, rank) - before[rank]) / seconds for rank in restless}
+            print(phase, used)  # shown where this never ends, which is a failure
+            restless = {rank for rank in restless if used[rank] >= IDLE}
+        (tmp_path / phase).touch()
     assert job.result().status == 0
+
+
+def cpu_seconds(job, rank):
+    return sum(job.rank(rank).cpu_times()[:2])
 
 
 def test_worker_whose_replacement_fails_comes_back_later(run):

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import os
 import pickle
 import signal
 import threading
@@ -221,18 +222,17 @@ def test_restarted_workers_come_back(aborts):
     assert not aborts
 
 
-def test_a_client_may_shut_the_cluster_down_first(caplog, aborts):
+def test_a_client_may_shut_the_cluster_down_first(caplog, aborts, monkeypatch):
+    # Whatever could wait at the end would wait for longer than a test may take.
+    monkeypatch.setattr(_runner, "_SCHEDULER_GRACE", 10 * LIMIT)
+
     async def test():
-        job = Job(3)
+        job = Job(3, shutdown_timeout=10 * LIMIT)
         async with client_of(await job.leader.start()) as client:
             await client.shutdown()
-        before = time.monotonic()
-        orders = await job.end(3)
-        return time.monotonic() - before, orders
+        return await job.end(3)
 
-    seconds, orders = run(test)
-    assert orders == [End(3, leave=True)] * 3
-    assert seconds < 5
+    assert run(test) == [End(3, leave=True)] * 3
     assert len(said(caplog)) == 1
     assert not aborts
 
@@ -462,7 +462,8 @@ def test_rank_that_is_never_done(monkeypatch, caplog, aborts, leave):
         await job.end(5, leave)
         return time.monotonic() - before
 
-    assert 2 < run(test) < 2 + 0.2 + 2
+    # Not before, for others may need the time. And not never: `run` sees to that.
+    assert run(test) > 2
     (line,) = said(caplog, logging.ERROR)
     assert line.startswith("no answer from rank 3 on ")
     assert "within 2 s (shutdown_timeout)" in line
@@ -667,13 +668,24 @@ def test_other_threads_leave_handlers_alone(handlers):
 
 def test_signal_is_raised_in_the_main_thread(handlers):
     """Also from another thread, and it ends a blocking call."""
-    threading.Timer(0.1, _signals.raise_in_main_thread, [signal.SIGTERM]).start()
-    before = time.monotonic()
+    reader, writer = os.pipe()
+    sender = threading.Timer(0.1, _signals.raise_in_main_thread, [signal.SIGTERM])
+    late = threading.Timer(LIMIT, os.write, [writer, b"too late"])
+
+    def block():
+        sender.start()
+        late.start()
+        os.read(reader, 1)
+
     handled = _signals.handled(_signals.raise_as_python_would, defer_to_user=False)
     with pytest.raises(SystemExit) as caught, handled:
-        time.sleep(10)
+        block()
+    late.cancel()
+    late.join()
     assert caught.value.code == 143
-    assert time.monotonic() - before < 5
+    os.close(writer)
+    assert os.read(reader, 1) == b""  # the call was ended by nothing else
+    os.close(reader)
 
 
 def test_signals_are_raised_as_python_would():

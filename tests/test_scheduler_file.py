@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from distributed import Security
@@ -38,6 +39,16 @@ def test_without_credentials_it_is_as_distributed_writes_it(tmp_path):
     path.chmod(0o644)  # nothing secret in it
     assert mpidask.connection(path) == {"address": ADDRESS}
     assert json.loads(path.read_text()) == {"address": ADDRESS}
+
+
+def test_home_directory_in_the_name(tmp_path, monkeypatch):
+    path = written(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in "~/scheduler.json", Path("~/scheduler.json"):
+        assert mpidask.connection(name) == {"address": ADDRESS}
+    path.unlink()
+    with pytest.raises(SchedulerFileError, match=f"no scheduler file {path}"):
+        mpidask.connection("~/scheduler.json")
 
 
 def test_written_in_one_go(tmp_path, monkeypatch):
