@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 
 import pytest
 
@@ -502,8 +503,8 @@ def test_the_cluster_outlives_a_worker(start, end, status):
 @pytest.mark.parametrize(
     "body, status, text",
     [
-        (SLEEP, 143, "mpidask: the scheduler on rank 0 on"),
-        (BUSY, 143, "mpidask: the scheduler on rank 0 on"),
+        (SLEEP, 1, "mpidask: the scheduler on rank 0 on"),
+        (BUSY, 1, "mpidask: the scheduler on rank 0 on"),
         # Here Dask is faster: the program gets an error, and ends as after any other.
         (WAIT, 1, "Client lost the connection to the scheduler"),
     ],
@@ -518,7 +519,32 @@ def test_no_rank_outlives_the_scheduler(start, body, status, text):
     assert result.stdout == "running\nfinally\n"
     assert text in result.stderr
     assert "no answer from rank 0 on" in result.stderr
-    assert result.stderr.count("Traceback") == (status == 1)
+    assert "SIGTERM" not in result.stderr
+    assert result.stderr.count("Traceback") == (body == WAIT)
+
+
+def test_no_rank_outlives_the_leader_of_the_command(launch):
+    cluster = launch([*OUTLIVED, sys.executable, "-m", "mpidask.cli"], 3)
+    cluster.wait_for_message("mpidask: 2 workers")
+    cluster.rank(0).send_signal(signal.SIGKILL)
+    result = cluster.result()
+    assert result.status != 0
+    assert "the scheduler on rank 0 is gone: ending the job" in result.stderr
+
+
+def test_a_signal_ends_joined_workers_whose_leader_is_dead(launch):
+    command = [sys.executable, "-m", "mpidask.cli", "--scheduler-file", "scheduler.json"]
+    cluster = launch(command, 2)
+    cluster.wait_for_message("mpidask: 1 worker")
+    joined = launch([*OUTLIVED, *command, "--no-scheduler", "--shutdown-timeout", "1"], 2)
+    joined.wait_for_message("mpidask: joined with 2 workers")
+    joined.rank(0).send_signal(signal.SIGKILL)
+    joined.rank(1).send_signal(signal.SIGTERM)
+    result = joined.result()
+    assert result.status != 0
+    assert "no answer from rank 0: ending the job" in result.stderr
+    cluster.rank(0).send_signal(signal.SIGTERM)
+    assert cluster.result().status == 143
 
 
 @pytest.mark.parametrize("body", [SLEEP, WAIT])
