@@ -11,7 +11,7 @@ SLOW = """
 import time
 from mpidask import mpi_dask_main
 
-@mpi_dask_main
+@mpi_dask_main(shutdown_timeout=2)
 def main(client):
     try:
         print("running", flush=True)
@@ -510,8 +510,7 @@ def test_the_cluster_outlives_a_worker(start, end, status):
     ],
 )
 def test_no_rank_outlives_the_scheduler(start, body, status, text):
-    program = SLOW.replace("@mpi_dask_main", "@mpi_dask_main(shutdown_timeout=2)")
-    job = start(program.format(body=body), limit=60, through=OUTLIVED)
+    job = start(SLOW.format(body=body), limit=60, through=OUTLIVED)
     job.wait_for_output("running")
     job.rank(0).send_signal(signal.SIGKILL)
     result = job.result()

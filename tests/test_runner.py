@@ -451,15 +451,22 @@ def test_signal_during_the_start():
 # -- Ends that don't go well. --------------------------------------------------------
 
 
-@pytest.mark.parametrize("leave", [True, False])
-def test_rank_that_is_never_done(monkeypatch, caplog, aborts, leave):
+@pytest.mark.parametrize(
+    "status, leave, abort",
+    [
+        (5, True, ((5,), {})),
+        (1, False, ((1,), {})),  # an exception is on its way, and shall be seen
+        (0, False, ((1,), {"at_once": True})),
+    ],
+)
+def test_rank_that_is_never_done(monkeypatch, caplog, aborts, status, leave, abort):
     monkeypatch.setattr(_runner, "_REPORT_GRACE", 0.2)
 
     async def test():
         job = Job(4, lost={3: (Done,)}, shutdown_timeout=2)
         await job.leader.start()
         before = time.monotonic()
-        await job.end(5, leave)
+        await job.end(status, leave)
         return time.monotonic() - before
 
     # Not before, for others may need the time. And not never: `run` sees to that.
@@ -467,9 +474,9 @@ def test_rank_that_is_never_done(monkeypatch, caplog, aborts, leave):
     (line,) = said(caplog, logging.ERROR)
     assert line.startswith("no answer from rank 3 on ")
     assert "within 2 s (shutdown_timeout)" in line
-    assert line.endswith("with status 5")
+    assert line.endswith(f"with status {abort[0][0]}")
     assert not any(f"rank {rank}" in line for rank in (0, 1, 2))
-    assert aborts == [((5,), {"at_once": not leave})]
+    assert aborts == [abort]
 
 
 started, released = threading.Event(), threading.Event()
