@@ -17,7 +17,7 @@ from mpidask._options import Options
 from mpidask.cli import main as command
 
 project = "mpidask"
-author = "the authors of mpidask"
+author = "the mpidask developers"
 version = release = mpidask.__version__
 
 extensions = [
@@ -27,7 +27,7 @@ extensions = [
     "sphinx_click",
 ]
 source_suffix = {".md": "markdown"}
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "benchmarks/*"]
 default_role = "code"
 highlight_language = "none"
 myst_heading_anchors = 3

@@ -16,7 +16,7 @@ import pkgutil
 import runpy
 import sys
 from collections.abc import Callable
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Any
 
 import click
@@ -83,9 +83,10 @@ def _run_module(name: str) -> object:
 
 
 def _run_code(code: str) -> object:
-    namespace = sys.modules["__main__"].__dict__
-    exec(compile(code, "<string>", "exec"), namespace)
-    return namespace
+    # In a module of its own: without the names of this one.
+    module = sys.modules["__main__"] = ModuleType("__main__")
+    exec(compile(code, "<string>", "exec", dont_inherit=True), module.__dict__)
+    return module
 
 
 def _run_as_python_would(execute: Callable[[str], object], what: str) -> None:

@@ -169,7 +169,8 @@ class Startup:
 
     def failed(self) -> StartupError:
         """Make the error that says what failed."""
-        rank, failed = next(iter(self.failures.items()))
+        # Without a scheduler nothing starts; else the first one has the say.
+        rank, failed = min(self.failures.items(), key=lambda item: item[1].duty != "scheduler")
         others = len(self.failures) - 1
         return StartupError(
             f"the {failed.duty} on {self.place(rank)} did not start: {failed.cause}"

@@ -12,6 +12,7 @@ from typing import Any
 import click
 
 from mpidask._options import Options
+from mpidask._world import was_launched
 
 #: Options that a command line can't give, or gives in another way.
 _NO_FLAG = {"comm", "exit"}
@@ -61,6 +62,8 @@ class RankedCommand(click.Command):
 
 
 def _rank() -> int:
+    if not was_launched():  # MPI may not start where no launcher is: on login nodes
+        return 0
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError):

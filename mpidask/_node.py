@@ -113,7 +113,7 @@ def _slurm_limits(environ: Mapping[str, str]) -> Iterator[int]:
 def _addresses() -> tuple[str, ...]:
     from ipaddress import IPv4Interface
 
-    import psutil  # distributed depends on it
+    import psutil
 
     up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
     found = [

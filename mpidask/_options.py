@@ -176,7 +176,8 @@ class Options:
     comm: Any = _declare(
         None,
         _communicator,
-        "communicator whose ranks make the cluster; a private duplicate of it is used",
+        "communicator whose ranks make the cluster; a private duplicate of it is used; "
+        "ranks that it leaves out (COMM_NULL) get None",
         group=ROLES,
         kind="mpi4py.MPI.Intracomm",
     )

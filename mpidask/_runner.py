@@ -8,7 +8,8 @@
     scheduler starts   <-------------  StartScheduler
     Cluster            ------------->
     workers start      <-------------  StartWorker
-    WorkerStarted      ------------->  when enough are up: the user's function runs
+    WorkerStarted      ------------->  when enough are up:
+    the start is over  <-------------  Running; the user's function runs
     everything stops   <-------------  End
     Done               ------------->  when all are done: leave
 

@@ -190,6 +190,11 @@ _LAUNCHERS = (
 )
 
 
+def was_launched() -> bool:
+    """Tell whether an MPI launcher started this process."""
+    return any(size in os.environ for size, _ in _LAUNCHERS)
+
+
 def communicator(given: Any = None, *, alone: bool = False) -> MPI.Intracomm | None:
     """Give the communicator to use, or None where there is no MPI job.
 
