@@ -200,7 +200,7 @@ def machine(library: str, rounds: int) -> str:
     ]
     return (
         f"{date.today()}: {os.cpu_count()} CPUs ({cpu}), "
-        f"{psutil.virtual_memory().total / 2**30:.0f} GiB, Linux {platform.release()}, "
+        f"{psutil.virtual_memory().total / 2**30:.0f} GiB, Linux {platform.release().split('-')[0]}, "
         f"Python {platform.python_version()}, {library}, {', '.join(versions)}. "
         f"Medians of {rounds} rounds."
     )
