@@ -194,13 +194,14 @@ def machine(library: str, rounds: int) -> str:
     """Describe what the numbers were measured on, and with."""
     info = Path("/proc/cpuinfo").read_text().splitlines()
     cpu = next((line.split(": ")[1] for line in info if line.startswith("model name")), "unknown")
+    kernel = platform.release().split("-")[0]
     versions = [
         f"{name} {importlib.metadata.version(name)}"
         for name in ("mpidask", "dask-mpi", "distributed", "mpi4py")
     ]
     return (
         f"{date.today()}: {os.cpu_count()} CPUs ({cpu}), "
-        f"{psutil.virtual_memory().total / 2**30:.0f} GiB, Linux {platform.release().split('-')[0]}, "
+        f"{psutil.virtual_memory().total / 2**30:.0f} GiB, Linux {kernel}, "
         f"Python {platform.python_version()}, {library}, {', '.join(versions)}. "
         f"Medians of {rounds} rounds."
     )
