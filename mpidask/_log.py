@@ -31,14 +31,15 @@ def speaking() -> Iterator[None]:
 
 @contextlib.contextmanager
 def hushed(level: int) -> Iterator[None]:
-    """Set the level of distributed's loggers, and restore it at the end.
+    """Set the level of loggers of distributed, tornado and asyncio, and restore it at the end.
 
     Above INFO, what remains is shown without tracebacks.
     """
     import distributed  # noqa: F401  (sets the levels from dask's configuration)
 
     top = logging.getLogger("distributed")
-    loggers = [top]
+    # What goes wrong in a task of distributed's that nobody waits for is told by these.
+    loggers = [top, logging.getLogger("tornado.application"), logging.getLogger("asyncio")]
     loggers += [
         log
         for name, log in list(logging.root.manager.loggerDict.items())

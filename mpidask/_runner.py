@@ -85,6 +85,7 @@ class Member:
         self._worker: Any = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._ending = False
+        self._settings = contextlib.ExitStack()
 
     def report_signal(self, signum: int) -> None:
         """Tell the leader that this rank was sent a signal."""
@@ -111,7 +112,7 @@ class Member:
         patience = self._options.startup_timeout + self._options.shutdown_timeout + _REPORT_GRACE
         loop = asyncio.get_running_loop()
         self._starting = loop.call_later(patience, self._abort_if_alone, 1)
-        with contextlib.ExitStack() as stack:
+        with self._settings as stack:
             if self._hosts_server:
                 stack.enter_context(hushed(self._options.log_level))
             if self._world.rank in self._roles.workers and _servers.uses_nanny(self._options):
@@ -119,11 +120,14 @@ class Member:
                 stack.enter_context(_servers.hidden_launcher())
             order = await self._obey()
             if self._hosts_server:
-                # Connections break now, as they must. Nobody needs to read of it.
-                stack.enter_context(hushed(logging.CRITICAL))
+                self._hush()
             self._tell(Done(await self._stop()))
             await self._world.flush()
         return order
+
+    def _hush(self) -> None:
+        # Connections break now, as they must. Nobody needs to read of it.
+        self._settings.enter_context(hushed(logging.CRITICAL))
 
     @property
     def _hosts_server(self) -> bool:
@@ -237,6 +241,7 @@ class Member:
             await self._join(order, attempt)
         else:
             self._worker = _servers.make_worker(self._options, order, order.cluster, attempt)
+            self._worker.on_cluster_end = self._hush  # the order to end may come later
             await self._worker
 
     async def _join(self, order: StartWorker, attempt: int) -> None:
@@ -292,11 +297,11 @@ class Member:
             # The cluster goes on: the results held here move to its other workers.
             with contextlib.suppress(Exception):
                 await worker.close_gracefully()
-        elif worker.status == Status.running:
+        elif _servers.status_of(worker) == Status.running:
             grace = min(_SCHEDULER_GRACE, self._options.shutdown_timeout / 4)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(worker.finished(), grace)
-        if worker.status not in (Status.closed, Status.failed):
+        if _servers.status_of(worker) not in (Status.closed, Status.failed):
             await worker.close(reason=_servers.CLUSTER_ENDS)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import inspect
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mpidask import _dashboard, _scheduler_file
@@ -166,11 +167,14 @@ def _rank_worker(base: type, shutdown_timeout: float) -> type:
     class RankWorker(base):  # type: ignore[misc]
         close_reason: str | None = None
         retired = False
+        on_cluster_end: Callable[[], object] = staticmethod(lambda: None)
 
         async def close(self, *args: Any, **kwargs: Any) -> Any:
             if self.close_reason is None:
                 self.close_reason = kwargs.get("reason", "")
-                self.retired = self.status == Status.closing_gracefully
+                self.retired = status_of(self) == Status.closing_gracefully
+                if self.close_reason == CLUSTER_ENDS:
+                    self.on_cluster_end()
             if issubclass(base, Worker):
                 # Running tasks may finish at the end of the cluster. When the worker is
                 # replaced, its successor shall not wait for them.
@@ -180,10 +184,18 @@ def _rank_worker(base: type, shutdown_timeout: float) -> type:
             elif issubclass(base, Nanny) and self.close_reason == CLUSTER_ENDS:
                 # Time is needed for the scheduler to close it first, and to kill it at last.
                 kwargs["timeout"] = 0.75 * shutdown_timeout
+            accepted = inspect.signature(super().close).parameters
+            if all(one.kind != one.VAR_KEYWORD for one in accepted.values()):
+                kwargs = {name: value for name, value in kwargs.items() if name in accepted}
             return await super().close(*args, **kwargs)
 
     RankWorker.__name__ = base.__name__  # shown by the dashboard
     return RankWorker
+
+
+def status_of(worker: Any) -> Any:
+    """Give the status of a worker, or None: one made of several, such as CUDAWorker, has none."""
+    return getattr(worker, "status", None)
 
 
 def stays_away(worker: Any, *, joined: bool) -> bool:

@@ -280,6 +280,42 @@ def test_ranks_that_are_late_are_waited_for_in_the_open(run):
     assert "starting for 10 s: not all of the 3 ranks are here" in result.stderr
 
 
+def test_a_worker_that_is_made_of_several(run):
+    """As dask_cuda.CUDAWorker, which needs GPUs."""
+    result = run(
+        """
+        import asyncio
+        from distributed import Nanny
+        from distributed.core import Server
+        from mpidask import mpi_dask_main
+
+        class Workers(Server):
+            def __init__(self, scheduler, name, **options):
+                names = [f"{name}-{n}" for n in range(2)]
+                self.nannies = [Nanny(scheduler, name=name, **options) for name in names]
+
+            def __await__(self):
+                return asyncio.gather(*self.nannies).__await__()
+
+            async def finished(self):
+                await asyncio.gather(*(nanny.finished() for nanny in self.nannies))
+
+            async def close(self, timeout=5):
+                await asyncio.gather(*(nanny.close(timeout=timeout) for nanny in self.nannies))
+
+        @mpi_dask_main(worker_class=Workers)
+        def main(client):
+            print(len(client.scheduler_info(-1)["workers"]), client.submit(sum, [1, 2]).result())
+
+        main()
+        """,
+        ranks=3,
+    )
+    assert (result.status, result.stdout) == (0, "2 3\n"), result.stderr
+    assert "Traceback" not in result.stderr
+    assert "stray" not in result.stderr
+
+
 # -- python -m mpidask ------------------------------------------------------------------
 
 
