@@ -62,13 +62,14 @@ def hushed(level: int) -> Iterator[None]:
 
 #: What a worker logs and people learn in another way: the error of a task goes to the
 #: client; a worker that lost its scheduler closes, and its rank starts another; tasks
-#: that the end cuts off, or that raised SystemExit, are named. The last is said by the
-#: child of a nanny at its end.
+#: that the end cuts off, or that raised SystemExit, are named; who is refused a connection,
+#: or gives one up, knows. The last is said by the child of a nanny at its end.
 _TOLD_ELSEWHERE = (
     "Compute Failed",
     "Failed to communicate with scheduler during heartbeat",
     "Async instruction for",
     "Unhandled exception in async instruction for",
+    "Listener on %r: TLS handshake failed",
     "Worker process died unexpectedly",
 )
 

@@ -421,6 +421,27 @@ def test_cancelled_while_it_starts(run, meanwhile):
     assert "CancelledError" in result.stderr
 
 
+def test_strangers_are_refused_without_a_word(run):
+    result = run(
+        """
+        import contextlib, socket
+        from mpidask import mpi_dask_main
+
+        @mpi_dask_main
+        def main(client):
+            host, port = client.scheduler.address.removeprefix("tls://").split(":")
+            with socket.create_connection((host, int(port))) as stranger:
+                stranger.sendall(b"let me in" * 100)
+                with contextlib.suppress(ConnectionResetError):
+                    print(stranger.recv(100) or "no")
+
+        main()
+        """
+    )
+    assert result.status == 0, result.stderr
+    one_line(result)
+
+
 FORGETFUL = """
 import asyncio, sys
 from distributed import Client
