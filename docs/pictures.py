@@ -43,6 +43,15 @@ const sources = documents.flatMap((document) => [...document._all_models.values(
 return sources.reduce((rows, source) => rows + source.get_length(), 0);
 """
 
+#: Without this, axes have a second line, such as "20760 days" since 1970; and fractions of a second
+#: stand without their seconds.
+PLAIN_TIMES = """
+const models = window.Bokeh.documents.flatMap((document) => [...document._all_models.values()]);
+for (const model of models)
+  if (model.type == "TimedeltaTickFormatter")
+    model.setv({context: null, milliseconds: "%H:%M:%S.%MS", strip_leading_zeros: false});
+"""
+
 
 @contextlib.contextmanager
 def browser(width: int, height: int) -> Iterator[webdriver.Chrome]:
@@ -89,6 +98,7 @@ def shoot(chrome: webdriver.Chrome, name: str, **rows: int) -> None:
         WebDriverWait(chrome, LIMIT).until(
             lambda page, column=column, wanted=wanted: page.execute_script(ROWS, column) >= wanted
         )
+    chrome.execute_script(PLAIN_TIMES)
     drawn = "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
     chrome.execute_async_script(drawn)
     chrome.save_screenshot(str(IMAGES / name))
@@ -123,17 +133,17 @@ def find_tab(title: str) -> Any:
 
 def dashboard(directory: Path) -> None:
     """Show the dashboard of a job that runs, by the link that it printed."""
-    job = start(directory, "hyperparameters.py")
-    try:
-        assert job.stderr is not None
-        link = re.search(r"dashboard (\S+)", job.stderr.readline())
-        assert link
-        with browser(1200, 760) as chrome:
+    with browser(1200, 760) as chrome:  # it takes longer to start than some jobs take
+        job = start(directory, "hyperparameters.py")
+        try:
+            assert job.stderr is not None
+            link = re.search(r"dashboard ([^\s,]+)", job.stderr.readline())
+            assert link
             WebDriverWait(chrome, LIMIT).until(lambda page: opened(page, link[1]))
             shoot(chrome, "dashboard.png", all=1, duration=16)
-    finally:
-        job.terminate()
-        job.communicate(timeout=LIMIT)
+        finally:
+            job.terminate()
+            job.communicate(timeout=LIMIT)
 
 
 def opened(chrome: webdriver.Chrome, link: str) -> bool:
@@ -147,6 +157,7 @@ def main() -> None:
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
         wait(start(Path(directory), "flights.py", "--plot", str(IMAGES / "delays.png")))
+        wait(start(Path(directory), "heat.py", "--plot", str(IMAGES / "heat.png")))
         performance_report(Path(directory))
         dashboard(Path(directory))
 

@@ -1,4 +1,4 @@
-"""A notebook's session: it attaches to a cluster that runs, and leaves it running.
+"""A notebook's session: it connects to a cluster that runs, and leaves it running.
 
     mpirun -n 8 mpidask --security --scheduler-file scheduler.json &
     python examples/notebook.py scheduler.json

@@ -6,23 +6,52 @@
 ...     return client.submit(sum, range(10)).result()
 
 Importing this package starts nothing: MPI is initialised, and distributed is
-imported, when a cluster is asked for.
+imported, only when you ask for a cluster.
 """
 
 from mpidask._api import join_existing, mpi_dask, mpi_dask_main
-from mpidask._errors import MPIDaskError, NotEnoughRanksError, SchedulerFileError, StartupError
-from mpidask._scheduler_file import connection
+from mpidask._dask.scheduler_file import connection
+from mpidask._errors import (
+    MPIDaskError,
+    MPITaskError,
+    NotEnoughRanksError,
+    SchedulerFileError,
+    StartupError,
+)
+from mpidask._gang.per_rank import PerRank
+from mpidask._gang.shared import Shared
+from mpidask._gang.submit import submit_mpi
 
 __all__ = [
     "MPIDaskError",
+    "MPITaskError",
     "NotEnoughRanksError",
+    "PerRank",
     "SchedulerFileError",
+    "Shared",
     "StartupError",
     "__version__",
     "connection",
     "join_existing",
     "mpi_dask",
     "mpi_dask_main",
+    "submit_mpi",
 ]
 
+#: The version of this package.
 __version__ = "0.1.0"
+
+
+_IN_DASK_MPI = {
+    "initialize": "write 'with mpi_dask() as client:', or run python -m mpidask script.py",
+    "execute": "decorate the function with @mpi_dask_main",
+    "send_close_signal": "leave it out, the end of the block is the end of the cluster",
+    "WorldTooSmallException": "it is NotEnoughRanksError here",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _IN_DASK_MPI:
+        # An AttributeError would be lost in `from mpidask import initialize`.
+        raise ImportError(f"{name} is dask-mpi's, mpidask has none: {_IN_DASK_MPI[name]}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

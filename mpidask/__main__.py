@@ -20,30 +20,59 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 import click
+import wrapt
 
 from mpidask import __version__
+from mpidask import _diagnosis as diagnosis
 from mpidask._api import mpi_dask
-from mpidask._errors import MPIDaskError
-from mpidask._flags import RankedCommand, flags, given
+from mpidask._errors import MPIDaskError, without_internal_frames
+from mpidask._flags import DIAGNOSE, Positional, RankedCommand, flags, given
 
 
-def run(module: str | None, code: str | None, program: tuple[str, ...], **values: Any) -> None:
+def run(
+    module: str | None, code: str | None, program: tuple[str, ...], diagnose: bool, **values: Any
+) -> None:
     """Run an unmodified Dask script on the ranks of an MPI job.
 
     The script runs on rank 1 alone; its own Client() finds the cluster. The scheduler
-    runs on rank 0, workers on all other ranks. Options of mpidask stand before the
+    runs on rank 0, workers on all other ranks. Options of mpidask go before the
     script's name.
     """
+    if diagnose:
+        raise SystemExit(diagnosis.diagnose(given(values)))
     execute, argv = _program(module, code, program)
     if not getattr(sys.flags, "safe_path", False):  # since Python 3.11
         # On every rank: tasks import modules that lie beside the script.
         sys.path[0] = _folder_of(argv[0]) if execute is _run_path else ""
     sys.argv[:] = argv
+    _refuse_dask_mpi()
     try:
         with mpi_dask(**given(values), exit=True):  # no other rank may run the script
             _run_as_python_would(execute, module or code or argv[0])
     except (MPIDaskError, TypeError, ValueError) as error:
         raise click.ClickException(str(error)) from None
+
+
+def _refuse_dask_mpi() -> None:
+    """Let dask-mpi's functions say that they can't work here: they would wait for ever.
+
+    The other ranks, which they want to talk to, do not run the script.
+    """
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        with without_internal_frames():
+            raise MPIDaskError(
+                "dask-mpi's initialize() and execute() can't be used under python -m mpidask, "
+                "which has made the cluster already: leave the call out, or run the script "
+                "without -m mpidask"
+            )
+
+    def replace(module: Any) -> None:
+        for name in {"initialize", "execute"} & vars(module).keys():
+            setattr(module, name, refuse)
+
+    for name in ("dask_mpi.initialize", "dask_mpi.execute", "dask_mpi.core"):
+        wrapt.register_post_import_hook(replace, name)
 
 
 def _folder_of(script: str) -> str:
@@ -55,7 +84,7 @@ def _folder_of(script: str) -> str:
 def _check_program(
     context: click.Context, parameter: click.Parameter, program: tuple[str, ...]
 ) -> tuple[str, ...]:
-    if not context.params.get("module") and not context.params.get("code"):
+    if not any(context.params.get(name) for name in ("module", "code", "diagnose")):
         if not program:
             raise click.UsageError("no script, -m module or -c code to run")
         if not os.path.exists(program[0]):
@@ -137,14 +166,16 @@ main = _ProgramCommand(
             ["-m", "module"], metavar="MODULE", is_eager=True, help="run a module as a script"
         ),
         click.Option(["-c", "code"], metavar="CODE", is_eager=True, help="run the code given"),
-        click.Argument(
+        Positional(
             ["program"],
             nargs=-1,
             type=click.UNPROCESSED,
             metavar="SCRIPT [ARGS]...",
             callback=_check_program,
+            text="the script, a directory or zip file with __main__.py, and its arguments",
         ),
-        *flags({"address", "death_timeout", "reconnect"}),
+        *flags({"address", "death_timeout", "reconnect", "trust_scheduler_file"}),
+        DIAGNOSE,
     ],
     context_settings={
         "help_option_names": ["-h", "--help"],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -11,18 +12,24 @@ from typing import TYPE_CHECKING, Any
 
 import wrapt
 
-from mpidask._client import connected, connected_async
-from mpidask._cluster import JOIN, Block, prepared, serve
-from mpidask._errors import MPIDaskError
-from mpidask._signals import Interrupt, raise_as_python_would
+from mpidask._dask.client import connected, connected_async
+from mpidask._errors import without_internal_frames
+from mpidask._lifecycle import forked
+from mpidask._lifecycle.front_end import JOIN, prepared, raise_once, serve
+from mpidask._lifecycle.signals import Interrupt, raise_as_python_would
+from mpidask._mpi import freed
+from mpidask._options import Options
+from mpidask._signatures import with_options
 
 if TYPE_CHECKING:
     from distributed import Client
 
-    from mpidask._agreement import Cluster
+    from mpidask._lifecycle.front_end import Block as ClusterBlock
+    from mpidask._lifecycle.messages import Cluster
 
 
-class mpi_dask:  # noqa: N801 (a function to its users)
+@with_options()
+def mpi_dask(**options: Any) -> Block:
     """Make the MPI job a Dask cluster for the length of a block.
 
     Without an MPI job, the cluster is a `distributed.LocalCluster`.
@@ -30,27 +37,28 @@ class mpi_dask:  # noqa: N801 (a function to its users)
     Parameters
     ----------
     **options
-        Any of the options of mpidask; see the reference of options.
+        Any option of mpidask, such as ``nthreads=4``. Reference: ``options.html#nthreads``.
 
     Returns
     -------
-    distributed.Client or None
-        What the block gets: on the client rank the connected client (asynchronous in an
-        ``async with`` block). The other ranks serve as scheduler and workers until the
-        block ends there; then they leave the program by `SystemExit`, with the job's
-        status, so that their block never runs. With ``exit=False`` it runs, with None.
+    context manager
+        For ``with`` and ``async with``. On the client rank the block runs at once, and gets
+        the connected `distributed.Client` (an asynchronous one with ``async with``). The
+        other ranks serve as scheduler and workers until that block ends. Then they leave
+        the program by `SystemExit`, with the job's exit status, and never run the block.
+        With ``exit=False`` they run it then, and get None in place of the client.
 
     Raises
     ------
     TypeError, ValueError
-        If an option can't be, before anything starts.
+        If an option is wrong; before anything starts.
     NotEnoughRanksError
-        If the job is too small for the roles asked for.
+        If the job has too few ranks for a scheduler, a client and a worker.
     StartupError
         If a rank fails to start its part, or does not come in time.
     MPIDaskError
-        If no cluster can be made here: inside another one, after one that the other
-        ranks have left, or where the launcher and mpi4py use different MPIs.
+        If no cluster can start here: inside another one, after one with ``exit=True``, or
+        where the launcher and mpi4py use different MPIs.
 
     Examples
     --------
@@ -59,14 +67,30 @@ class mpi_dask:  # noqa: N801 (a function to its users)
     ...     print(client.submit(sum, range(10)).result())
     45
     """
+    return Block(options)
 
-    def __init__(self, **options: Any) -> None:
+
+class Block:
+    """What `mpi_dask` returns: a cluster from its entry to its exit."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
         self._given = options
         self._process = os.getpid()
 
+    def __repr__(self) -> str:
+        given = ", ".join(f"{name}={value!r}" for name, value in self._given.items())
+        return f"<a block to enter: with mpi_dask({given}) as client>"
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"mpi_dask(...) is a block and has no {name!r}: the client is what the block "
+            "gets, 'with mpi_dask(...) as client:'"
+        )
+
     def __enter__(self) -> Client | None:
+        __tracebackhide__ = True
         interrupt = Interrupt()
-        with _Brief(), contextlib.ExitStack() as stack:
+        with without_internal_frames(), contextlib.ExitStack() as stack:
             block, options = stack.enter_context(prepared(self._given, interrupt))
             cluster = stack.enter_context(block)
             interrupt.act(raise_as_python_would)
@@ -79,12 +103,13 @@ class mpi_dask:  # noqa: N801 (a function to its users)
 
     def __exit__(self, *error: Any) -> bool | None:
         if os.getpid() != self._process:  # a child that the block forked has no cluster
-            return None
+            forked.leave(error[1])
         return self._leave(*error)
 
     async def __aenter__(self) -> Client | None:
+        __tracebackhide__ = True
         interrupt = Interrupt()
-        with _Brief():
+        with without_internal_frames():
             async with contextlib.AsyncExitStack() as stack:
                 block, options = stack.enter_context(prepared(self._given, interrupt))
                 cluster = await stack.enter_async_context(_in_thread(block, interrupt))
@@ -97,25 +122,13 @@ class mpi_dask:  # noqa: N801 (a function to its users)
         return client
 
     async def __aexit__(self, *error: Any) -> bool | None:
+        if os.getpid() != self._process:
+            forked.leave(error[1])
         return await self._leave_async(*error)
 
 
-class _Brief:
-    """Show our own errors without the frames of ours they came through.
-
-    A class, because `contextlib.contextmanager` restores the traceback.
-    """
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (MPIDaskError, TypeError, ValueError)):
-            raise error.with_traceback(None) from None
-
-
 @contextlib.asynccontextmanager
-async def _in_thread(block: Block, interrupt: Interrupt) -> AsyncIterator[Cluster | None]:
+async def _in_thread(block: ClusterBlock, interrupt: Interrupt) -> AsyncIterator[Cluster | None]:
     """Enter and leave a block without holding up the event loop."""
     entering = asyncio.ensure_future(asyncio.to_thread(_outcome, block.__enter__))
     try:
@@ -137,7 +150,7 @@ async def _in_thread(block: Block, interrupt: Interrupt) -> AsyncIterator[Cluste
         await _leave_in_thread(block, None)
 
 
-async def _leave_in_thread(block: Block, error: BaseException | None) -> None:
+async def _leave_in_thread(block: ClusterBlock, error: BaseException | None) -> None:
     parts = (None, None, None) if error is None else (type(error), error, error.__traceback__)
     _, failure = await asyncio.to_thread(_outcome, block.__exit__, *parts)
     if failure is not None:
@@ -158,29 +171,36 @@ def _cancelling_current_task() -> Callable[[int], object]:
     return lambda signum: loop.call_soon_threadsafe(task.cancel)
 
 
+@with_options()
 def mpi_dask_main(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Make the MPI job a Dask cluster for the length of a call of this function.
+    """Make the MPI job a Dask cluster for the length of each call of a function.
 
-    Called on every rank, the function runs on the client rank alone, and its value is
-    returned there. If it has a parameter named ``client`` that the call leaves out, it
-    gets the connected `distributed.Client`.
+    Call the function on every rank: it runs on the client rank alone, and returns its
+    value there. If it has a parameter named ``client`` for which the call gives no value,
+    it gets the connected `distributed.Client`.
 
     Parameters
     ----------
     function : callable, optional
         A function, an ``async def`` function, a method, or another callable such as a
-        `click.Command`. Left out where options are given.
+        `click.Command`. Leave it out if you give options: ``@mpi_dask_main(nthreads=4)``.
     **options
-        Any of the options of mpidask; see the reference of options.
+        Any option of mpidask, such as ``nthreads=4``. Reference: ``options.html#nthreads``.
 
     Returns
     -------
     callable
-        The function, with the same name, signature and documentation.
+        The function, with the same name, signature and documentation. With
+        ``exit=False`` the call returns None on all ranks but the client's.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an option is wrong; raised by the decorator, before any call.
 
     See Also
     --------
-    mpi_dask : the same for a block, with what is raised and what other ranks do.
+    mpi_dask : the same for a block; describes what the other ranks do, and what a call raises.
 
     Examples
     --------
@@ -191,14 +211,44 @@ def mpi_dask_main(function: Callable[..., Any] | None = None, /, **options: Any)
     >>> main([1, 2, 3])
     6
     """
+    __tracebackhide__ = True
+    with without_internal_frames():
+        _check(function, options)
     if function is None:
-        return lambda function: mpi_dask_main(function, **options)
+        return functools.partial(_decorated, options=options)
+    return _decorated(function, options)
+
+
+def _check(function: Any, options: Mapping[str, Any]) -> None:
+    """Check what a decorator was given; one rank says what is wrong."""
+    __tracebackhide__ = True
+    try:
+        if function is not None:
+            _check_function(function)
+        Options.check(options)
+    except (TypeError, ValueError) as error:
+        raise_once(error, options)
+    freed.remember(options.get("comm"))
+
+
+def _check_function(function: Any) -> None:
+    if not callable(function) and not hasattr(function, "__func__"):  # as a classmethod has
+        raise TypeError(
+            f"mpi_dask_main decorates a function, not {function!r}; options need their names, "
+            "as in @mpi_dask_main(nthreads=4)"
+        )
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise TypeError("a generator can't be the function: it would run after the cluster's end")
+
+
+def _decorated(function: Callable[..., Any], options: Mapping[str, Any]) -> Any:
+    with without_internal_frames():
+        _check_function(function)
 
     def run(
         wrapped: Callable[..., Any], instance: object, args: Any, kwargs: dict[str, Any]
     ) -> Any:
+        __tracebackhide__ = True
         if any(map(inspect.iscoroutinefunction, (wrapped, type(wrapped).__call__))):
             return _run_async(wrapped, args, kwargs)
         with mpi_dask(**options) as client:
@@ -207,6 +257,7 @@ def mpi_dask_main(function: Callable[..., Any] | None = None, /, **options: Any)
             return wrapped(*args, **_with_client(wrapped, args, kwargs, client))
 
     async def _run_async(wrapped: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+        __tracebackhide__ = True
         async with mpi_dask(**options) as client:
             if client is None:
                 return None
@@ -215,6 +266,7 @@ def mpi_dask_main(function: Callable[..., Any] | None = None, /, **options: Any)
     return _Main(function, run)
 
 
+@with_options(JOIN.defaults)
 def join_existing(
     scheduler_file: str | os.PathLike[str] | None = None,
     *,
@@ -223,44 +275,49 @@ def join_existing(
 ) -> None:
     """Make every rank of this MPI job a worker of a cluster that runs elsewhere.
 
-    Blocks until the job is told to stop: by SIGINT or SIGTERM, or because its workers
-    were retired. When the scheduler goes away, the workers wait for one that comes back
-    under the same file, and they may start before it. Ending this job does not end the
-    cluster.
+    Blocks until the job is sent SIGINT or SIGTERM, or all its workers have been retired.
+    The job may start before the cluster. When the scheduler goes away, the workers wait
+    for the next one that writes the same file. Ending this job does not end the cluster.
 
     Parameters
     ----------
     scheduler_file : path, optional
-        The scheduler file of the cluster. It is read again for every attempt.
+        The scheduler file of the cluster. It is read again for every attempt to connect.
     address : str, optional
-        The scheduler's address instead, for a cluster that does not move; one with
-        credentials needs ``security=`` too.
+        The scheduler's address instead, for a cluster whose address stays the same. If the
+        cluster has credentials, give ``security=``, too.
     **options
-        Any of the options of mpidask that concern workers; ``death_timeout`` bounds
-        the wait for a scheduler, ``reconnect=False`` ends with the cluster.
+        Any option of mpidask; those for workers have an effect. ``death_timeout`` limits the
+        wait for a scheduler, and with ``reconnect=False`` the job ends with the cluster.
+        Reference: ``options.html#nthreads``.
 
     Raises
     ------
     TypeError, ValueError
-        If an option can't be, before anything starts.
+        If an option is wrong; before anything starts.
     StartupError
         If a rank does not come in time.
     SystemExit
-        At the end, on all ranks, with the job's status; with ``exit=False`` they go on.
+        At the end, on all ranks, with the job's exit status; with ``exit=False`` only if that
+        is not 0.
 
     Examples
     --------
     >>> import mpidask
     >>> mpidask.join_existing("scheduler.json", death_timeout="10 min")  # doctest: +SKIP
     """
+    __tracebackhide__ = True
     if scheduler_file is not None or address is not None:  # else dask's configuration says it
         options |= {"scheduler_file": scheduler_file, "address": address}
-    with _Brief():
+    with without_internal_frames():
         serve(options, JOIN)
 
 
 class _AsFunction:
-    """Pickled by name and copied as itself, as functions are; wrapt leaves that open."""
+    """Pickled by name and copied as itself, as functions are; wrapt leaves that open.
+
+    wrapt's own classes are generic for type checkers, but before 2.2 not at run time.
+    """
 
     def __copy__(self) -> Any:
         return self
@@ -269,13 +326,13 @@ class _AsFunction:
         return self
 
 
-class _BoundMain(_AsFunction, wrapt.BoundFunctionWrapper[..., Any]):
+class _BoundMain(_AsFunction, wrapt.BoundFunctionWrapper):  # type: ignore[type-arg]
     def __reduce_ex__(self, protocol: object) -> Any:
         owner = getattr(self, "__self__", None)
         return self.__qualname__ if owner is None else (getattr, (owner, self.__name__))
 
 
-class _Main(_AsFunction, wrapt.FunctionWrapper[..., Any]):
+class _Main(_AsFunction, wrapt.FunctionWrapper):  # type: ignore[type-arg]
     __bound_function_wrapper__ = _BoundMain
 
     def __reduce_ex__(self, protocol: object) -> str:

@@ -4,7 +4,8 @@
 
     RuntimeError
     └── MPIDaskError                a cluster was used in a way that can't work
-        ├── NotEnoughRanksError     the job has too few ranks for the roles asked for
+        ├── MPITaskError            a function that several ranks ran has failed on one
+        ├── NotEnoughRanksError     the job has too few ranks for what is asked for
         ├── SchedulerFileError      a scheduler file is missing, broken or not safe
         └── StartupError            a rank could not start its part, or never came
 
@@ -14,17 +15,42 @@ Options are checked before anything starts: a wrong name or type is a
 
 from __future__ import annotations
 
+import os
+import sys
+from types import TracebackType
+
 
 class MPIDaskError(RuntimeError):
-    """Base of all errors that mpidask raises, but for wrong options."""
+    """Base class of all errors of mpidask, except those for wrong options."""
 
 
 class NotEnoughRanksError(MPIDaskError):
-    """The communicator has too few ranks for a scheduler, a client and a worker."""
+    """The communicator has too few ranks: for a cluster, or for a function to run on several."""
+
+
+class MPITaskError(MPIDaskError):
+    """A function of `submit_mpi` failed on one of its ranks, and so on all.
+
+    Its ``__cause__`` is what the function raised, if that could be pickled.
+
+    Parameters
+    ----------
+    message : str
+        What happened, with rank, host and cause.
+    rank : int, optional
+        The rank of the job that failed, if it was one.
+    host : str, optional
+        The host of that rank.
+    """
+
+    def __init__(self, message: str, *, rank: int | None = None, host: str | None = None) -> None:
+        super().__init__(message)
+        self.rank = rank
+        self.host = host
 
 
 class SchedulerFileError(MPIDaskError):
-    """A scheduler file is missing, can't be read, is broken, or shows its credentials.
+    """A scheduler file is missing, broken, open to others, or can't be read or written.
 
     Parameters
     ----------
@@ -42,7 +68,7 @@ class SchedulerFileError(MPIDaskError):
 class StartupError(MPIDaskError):
     """The cluster did not come up.
 
-    Raised on one rank: the client's, if it is there. The others leave with status 1.
+    Raised on one rank: the client's, if it is there. The others leave with exit status 1.
 
     Parameters
     ----------
@@ -58,3 +84,52 @@ class StartupError(MPIDaskError):
         super().__init__(message)
         self.rank = rank
         self.host = host
+
+
+for _error in (
+    MPIDaskError,
+    MPITaskError,
+    NotEnoughRanksError,
+    SchedulerFileError,
+    StartupError,
+):
+    _error.__module__ = __package__  # where users import them from
+
+
+class without_internal_frames:  # noqa: N801 (a function to its users)
+    """Show errors of use or of the start without the frames of ours they came through.
+
+    A frame can't leave itself out of a traceback, so what shows the error leaves ours out:
+    Python's hook here; IPython and pytest pass over frames with ``__tracebackhide__``.
+    (A class, because `contextlib.contextmanager` restores the traceback.)
+    """
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        __tracebackhide__ = True
+        if isinstance(error, (MPIDaskError, TypeError, ValueError)):
+            _hide_frames_of(error)
+            raise error.with_traceback(None) from None
+
+
+def _hide_frames_of(error: BaseException) -> None:
+    show = sys.excepthook
+
+    def show_in_brief(
+        kind: type[BaseException], value: BaseException, trace: TracebackType | None
+    ) -> None:
+        if value is error:
+            value.__traceback__ = trace = _without_our_frames(trace)
+        show(kind, value, trace)
+
+    sys.excepthook = show_in_brief
+
+
+def _without_our_frames(trace: TracebackType | None) -> TracebackType | None:
+    ours = os.path.dirname(__file__) + os.sep
+    if trace is None:
+        return None
+    trace.tb_next = _without_our_frames(trace.tb_next)
+    return trace.tb_next if trace.tb_frame.f_code.co_filename.startswith(ours) else trace

@@ -11,8 +11,10 @@ from typing import Any
 
 import click
 
+from mpidask._errors import MPIDaskError
+from mpidask._lifecycle.front_end import COMMAND, raise_once
+from mpidask._mpi import launcher
 from mpidask._options import Options
-from mpidask._world import was_launched
 
 #: Options that a command line can't give, or gives in another way.
 _NO_FLAG = {"comm", "exit"}
@@ -33,6 +35,10 @@ class Json(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{value!r} is not JSON: {error}", param, ctx)
 
 
+#: The types of click for what is not text.
+_PARAMETER_TYPES = {"INT": click.INT, "PORT": click.INT, "JSON": Json(), "PATH": click.Path()}
+
+
 class RankedCommand(click.Command):
     """A command that runs on every rank, and speaks of its usage on one.
 
@@ -40,35 +46,45 @@ class RankedCommand(click.Command):
     """
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Parse the command line; only rank 0 says what is wrong with it."""
-        if _rank() == 0:
-            return super().make_context(*args, **kwargs)
-        with contextlib.redirect_stdout(io.StringIO()):
-            try:
+        """Parse the command line; only one rank says what is wrong with it."""
+        quiet = contextlib.redirect_stdout(io.StringIO())
+        try:
+            with quiet if launcher.rank() else contextlib.nullcontext():  # --help, --version
                 return super().make_context(*args, **kwargs)
-            except click.ClickException as error:
-                raise SystemExit(error.exit_code) from None
+        except click.ClickException as error:
+            if launcher.size() == 1:
+                raise
+            try:  # some launchers end the job with the first rank that leaves
+                raise_once(error, {}, COMMAND)
+            except MPIDaskError as other:
+                raise click.ClickException(str(other)) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write one section for each group."""
-        groups: dict[str, list[tuple[str, str]]] = {}
+        groups: dict[str, list[tuple[str, str]]] = {
+            "Arguments": [
+                (param.human_readable_name, param.text)
+                for param in self.get_params(ctx)
+                if isinstance(param, Positional)
+            ]
+        }
         for param in self.get_params(ctx):
             record = param.get_help_record(ctx)
             if record is not None and isinstance(param, click.Option):
                 groups.setdefault(getattr(param, "group", "Other"), []).append(record)
         for name, records in groups.items():
+            if not records:
+                continue
             with formatter.section(name):
                 formatter.write_dl(records)
 
 
-def _rank() -> int:
-    if not was_launched():  # MPI may not start where no launcher is: on login nodes
-        return 0
-    try:
-        from mpi4py import MPI
-    except (ImportError, RuntimeError):
-        return 0
-    return int(MPI.COMM_WORLD.Get_rank())
+class Positional(click.Argument):
+    """An argument that knows its meaning."""
+
+    def __init__(self, *args: Any, text: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.text = text
 
 
 class Flag(click.Option):
@@ -77,6 +93,15 @@ class Flag(click.Option):
     def __init__(self, *args: Any, group: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.group = group
+
+
+#: Print what the job looks like, instead of running it.
+DIAGNOSE = click.Option(
+    ["--diagnose"],
+    is_flag=True,
+    is_eager=True,
+    help="print versions, MPI, nodes, network and options, as text to paste into a report",
+)
 
 
 def flags(
@@ -100,23 +125,20 @@ def flags(
 
 def _flag(field: dataclasses.Field[Any], default: Any) -> Flag:
     data, flag = field.metadata, field.name.replace("_", "-")
+    metavar = data["kind"].metavar
     declaration = f"--{flag}"
-    kind: Any = None
     if field.name == "exclusive_workers":
         declaration = "--exclusive-workers/--inclusive-workers"
-    elif data["kind"].startswith("bool") and field.name != "wait_for_workers":
+    elif not metavar:
         declaration = f"--{flag}/--no-{flag}"
-    elif data["kind"] == "dict":
-        kind = Json()
-    elif data["kind"] == "int" and data["default"] != "auto":
-        kind = click.INT
-    if "/" in declaration:
+    if not metavar:
         yes, no = declaration.replace("--", "").split("/")
         default = yes if default else no
     shown = f"  [default: {default}]" if default not in (None, {}) else ""
     return Flag(
         [declaration],
-        type=kind,
+        type=_PARAMETER_TYPES.get(metavar),
+        metavar=metavar or None,
         default=None,
         help=data["help"] + shown,
         group=data["group"],

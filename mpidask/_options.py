@@ -1,13 +1,14 @@
 """The options of mpidask, declared once.
 
-The decorator, the context manager, the command lines, dask's configuration and the
-reference page of the documentation are all made from `Options`.
+The signatures of the decorator and the context manager, the command lines, dask's
+configuration and the reference page of the documentation are all made from `Options`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import operator
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -16,10 +17,32 @@ from typing import Any
 Check = Callable[[Any], Any]
 
 
-def _declare(default: Any, check: Check, help: str, *, group: str, kind: str) -> Any:
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What an option accepts.
+
+    Attributes
+    ----------
+    check : callable
+        Returns the value to use, or raises `TypeError` or `ValueError`.
+    type : str
+        The same for type checkers.
+    metavar : str
+        The same on command lines; empty where there can't be a flag.
+    words : str
+        The same for people, with units.
+    """
+
+    check: Check
+    type: str
+    metavar: str
+    words: str
+
+
+def _declare(default: Any, kind: Kind, help: str, *, group: str) -> Any:
     """Declare one option: its default, what it accepts, what it means."""
     return dataclasses.field(
-        metadata={"default": default, "check": check, "help": help, "group": group, "kind": kind}
+        metadata={"default": default, "kind": kind, "help": help, "group": group}
     )
 
 
@@ -34,20 +57,21 @@ def _boolean(value: Any) -> bool:
 
 def _integer(minimum: int) -> Check:
     def check(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int):
+        number = _plain(value)
+        if isinstance(number, bool) or not isinstance(number, int):
             raise TypeError("must be a whole number")
-        if value < minimum:
+        if number < minimum:
             raise ValueError(f"must be {minimum} or more")
-        return value
+        return number
 
     return check
 
 
-def _either(literal: Any, otherwise: Check) -> Check:
+def _either(literal: str | None, otherwise: Check) -> Check:
     """Accept one special value beside what another check accepts."""
 
     def check(value: Any) -> Any:
-        if value is literal or (isinstance(literal, str) and value == literal):
+        if value is literal or (isinstance(value, str) and value == literal):
             return value
         try:
             return otherwise(value)
@@ -55,6 +79,11 @@ def _either(literal: Any, otherwise: Check) -> Check:
             raise TypeError(f"{error}, or {literal!r}") from None
 
     return check
+
+
+def _optional(kind: Kind) -> Kind:
+    check = _either(None, kind.check)
+    return dataclasses.replace(kind, check=check, type=f"{kind.type} | None")
 
 
 def _text(value: Any) -> str:
@@ -85,6 +114,7 @@ def _worker_options(value: Any) -> dict[str, Any]:
 def _seconds(value: Any) -> float:
     from dask.utils import parse_timedelta
 
+    value = _plain(value)
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise TypeError("must be a time in seconds or a string such as '5 min'")
     if isinstance(value, str):  # dask knows "minutes" and "m", but not the usual "min"
@@ -94,7 +124,7 @@ def _seconds(value: Any) -> float:
     except (KeyError, ValueError, IndexError, OverflowError):
         raise ValueError("must be a time in seconds or a string such as '5 min'") from None
     if not 0 < seconds < float("inf"):
-        raise ValueError("must be more than 0 and finite: nothing waits without a bound")
+        raise ValueError("must be more than 0 and finite: every wait has a limit")
     return seconds
 
 
@@ -102,6 +132,7 @@ def _memory(value: Any) -> int | float | str | None:
     from dask.utils import parse_bytes
 
     message = "must be a number of bytes, a fraction, a string such as '4 GiB', or 'auto'"
+    value = _plain(value)
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
@@ -114,11 +145,26 @@ def _memory(value: Any) -> int | float | str | None:
     return value
 
 
+def _plain(value: Any) -> Any:
+    """Make an int of what is one in all but name, such as numpy's."""
+    is_integer = hasattr(value, "__index__") and not isinstance(value, bool)
+    return operator.index(value) if is_integer else value
+
+
 def _port(value: Any) -> int:
     port: int = _integer(0)(value)
     if port > 65535:
         raise ValueError("must be a port, 0 to 65535")
     return port
+
+
+def _port_or_address(value: Any) -> str:
+    if isinstance(value, str):
+        return _text(value)
+    try:
+        return f":{_port(value)}"
+    except TypeError:
+        raise TypeError("must be a non-empty string or a port") from None
 
 
 def _worker_class(value: Any) -> str | type:
@@ -148,10 +194,16 @@ def _wait_for_workers(value: Any) -> bool | int:
 def _log_level(value: Any) -> int:
     import logging
 
-    level = logging.getLevelName(value.upper()) if isinstance(value, str) else value
+    level = logging.getLevelName(value.upper()) if isinstance(value, str) else _plain(value)
     if isinstance(level, bool) or not isinstance(level, int):
         raise ValueError("must be a logging level such as 'warning' or 'info'")
     return level
+
+
+def _transport(value: Any) -> str:
+    if value in ("auto", "mpi", "socket"):
+        return str(value)
+    raise ValueError("must be 'auto', 'mpi' or 'socket'")
 
 
 def _communicator(value: Any) -> Any:
@@ -159,6 +211,15 @@ def _communicator(value: Any) -> Any:
         return value  # COMM_NULL, which is false, is that of the ranks left out
     raise TypeError("must be an intracommunicator of mpi4py")
 
+
+BOOLEAN = Kind(_boolean, "bool", "", "bool")
+RANK = Kind(_integer(0), "int", "INT", "int")
+PORT = Kind(_port, "int", "PORT", "int, 0 to 65535")
+PATH = Kind(_path, "str | os.PathLike[str]", "PATH", "path")
+NAME = Kind(_text, "str", "NAME", "str")
+ADDRESS = Kind(_text, "str", "ADDRESS", "str")
+SECONDS = Kind(_seconds, "float | str", "TIME", "seconds, or text such as '5 min'")
+MAPPING = Kind(_mapping, "Mapping[str, Any]", "JSON", "dict")
 
 ROLES, NETWORK, WORKERS, LIFE, OUTPUT = (
     "Roles",
@@ -175,182 +236,222 @@ class Options:
 
     comm: Any = _declare(
         None,
-        _communicator,
-        "communicator whose ranks make the cluster; a private duplicate of it is used; "
-        "ranks that it leaves out (COMM_NULL) get None",
+        Kind(_communicator, "MPI.Intracomm | None", "", "mpi4py.MPI.Intracomm"),
+        "communicator whose ranks form the cluster (default: COMM_WORLD); mpidask uses a private "
+        "duplicate of it; ranks that are not in it (COMM_NULL) get None",
         group=ROLES,
-        kind="mpi4py.MPI.Intracomm",
     )
     exit: bool = _declare(
         True,
-        _boolean,
-        "whether the ranks that are not the client leave the program at the end",
+        BOOLEAN,
+        "when the cluster ends, all ranks but the client's leave the program; False: they get None "
+        "and go on",
         group=ROLES,
-        kind="bool",
     )
-    scheduler_rank: int = _declare(0, _integer(0), "rank of the scheduler", group=ROLES, kind="int")
-    client_rank: int = _declare(
-        1, _integer(0), "rank that runs the user's function", group=ROLES, kind="int"
-    )
+    scheduler_rank: int = _declare(0, RANK, "rank that runs the scheduler", group=ROLES)
+    client_rank: int = _declare(1, RANK, "rank that runs your function or script", group=ROLES)
     exclusive_workers: bool = _declare(
         True,
-        _boolean,
-        "whether the ranks of scheduler and client, where there are such, host no worker",
+        BOOLEAN,
+        "keep the ranks of the scheduler and the client free of workers; otherwise they host one, "
+        "too",
         group=ROLES,
-        kind="bool",
     )
     interface: str | None = _declare(
         None,
-        _either(None, _text),
-        "network interface that scheduler and workers listen on, such as 'ib0'",
+        _optional(NAME),
+        "network interface that the scheduler and the workers use, such as 'ib0'",
         group=NETWORK,
-        kind="str",
     )
     host: str | None = _declare(
         None,
-        _either(None, _text),
-        "address that the scheduler listens on; workers take the one that faces it",
+        _optional(ADDRESS),
+        "address that the scheduler listens on; workers use their own addresses in that network",
         group=NETWORK,
-        kind="str",
     )
     protocol: str | None = _declare(
         None,
-        _either(None, _text),
-        "protocol: 'tls' (the default) or 'wss'; without security 'tcp' (the default there), "
-        "'ucx' or others",
+        _optional(NAME),
+        "protocol of Dask's connections: 'tls' (the default) or 'wss'; without security: 'tcp' "
+        "(the default then), 'ucx' or others",
         group=NETWORK,
-        kind="str",
     )
     security: Any = _declare(
         True,
-        _security,
-        "whether to make credentials for this job alone, without which nobody can connect; "
-        "in Python also a distributed.Security of your own",
+        Kind(_security, "bool | Security", "", "bool or distributed.Security"),
+        "encrypt Dask's connections, with credentials made for this job, so that nobody else can "
+        "connect; in Python also a distributed.Security of your own",
         group=NETWORK,
-        kind="bool or distributed.Security",
+    )
+    transport: str = _declare(
+        "auto",
+        Kind(
+            _transport,
+            'Literal["auto", "mpi", "socket"]',
+            "auto|mpi|socket",
+            "'auto', 'mpi' or 'socket'",
+        ),
+        "how large data goes from rank to rank: by MPI, by sockets, or by whichever is faster "
+        "('auto'); workers with a nanny, and workers of another job, always use sockets",
+        group=NETWORK,
     )
     scheduler_port: int = _declare(
-        0, _port, "port of the scheduler; 0: any free one", group=NETWORK, kind="int"
+        0, PORT, "port of the scheduler; 0: any free port", group=NETWORK
     )
     scheduler_file: str | None = _declare(
         None,
-        _either(None, _path),
-        "file for the scheduler's address and the job's credentials (mode 0600): written "
-        "where the scheduler is, read by joined workers",
+        _optional(PATH),
+        "file for the scheduler's address and the job's credentials (mode 0600); the job of the "
+        "scheduler writes it, jobs and clients that join read it",
         group=NETWORK,
-        kind="path",
+    )
+    trust_scheduler_file: bool = _declare(
+        False,
+        BOOLEAN,
+        "only with join_existing or --no-scheduler: use a scheduler file even if it belongs to "
+        "another user, or others may read or write it; whoever can write it can run code as you",
+        group=NETWORK,
     )
     address: str | None = _declare(
         None,
-        _either(None, _text),
-        "joined workers: address of the scheduler, where no scheduler file names it",
+        _optional(ADDRESS),
+        "only with join_existing or --no-scheduler: address of the scheduler, if there is no "
+        "scheduler file",
         group=NETWORK,
-        kind="str",
     )
     scheduler_options: Mapping[str, Any] = _declare(
-        {}, _mapping, "more arguments for distributed.Scheduler", group=NETWORK, kind="dict"
+        {},
+        MAPPING,
+        "more arguments for distributed.Scheduler",
+        group=NETWORK,
     )
     dashboard: bool = _declare(
-        True, _boolean, "whether the scheduler serves its dashboard", group=NETWORK, kind="bool"
+        True,
+        BOOLEAN,
+        "serve Dask's dashboard",
+        group=NETWORK,
     )
     dashboard_address: str = _declare(
         ":8787",
-        _text,
-        "where the dashboard listens; a taken port means another port",
+        Kind(_port_or_address, "str | int", "[HOST]:PORT", "str, or a port"),
+        "where the dashboard listens; if the port is in use, another is chosen",
         group=NETWORK,
-        kind="str",
     )
     nthreads: int | str = _declare(
         "auto",
-        _either("auto", _integer(1)),
-        "threads of each worker; 'auto': the node's CPUs divided among its workers",
+        Kind(_either("auto", _integer(1)), 'int | Literal["auto"]', "INT|auto", "int or 'auto'"),
+        "threads per worker; 'auto': the node's CPUs divided among its workers",
         group=WORKERS,
-        kind="int",
     )
     memory_limit: int | float | str | None = _declare(
         "auto",
-        _memory,
-        "memory of each worker, as for distributed.Worker; 'auto': the node's memory "
-        "divided among its ranks; 0: no limit",
+        Kind(
+            _memory,
+            "float | str | None",
+            "BYTES|auto",
+            "bytes, text such as '4 GiB', a fraction of the node's memory, or 'auto'",
+        ),
+        "memory per worker, as for distributed.Worker; 'auto': the node's memory divided among "
+        "its ranks; 0: no limit",
         group=WORKERS,
-        kind="bytes",
     )
     local_directory: str | None = _declare(
         None,
-        _either(None, _path),
-        "directory for spilled data; default: dask's own choice",
+        _optional(PATH),
+        "directory for data that workers spill to disk; default: Dask's own choice",
         group=WORKERS,
-        kind="path",
     )
     worker_class: str | type = _declare(
         "distributed.Worker",
-        _worker_class,
+        Kind(_worker_class, "str | type", "CLASS", "str or class"),
         "class of the workers, such as 'dask_cuda.CUDAWorker'",
         group=WORKERS,
-        kind="str or class",
     )
     worker_options: Mapping[str, Any] = _declare(
-        {}, _worker_options, "more arguments for the worker class", group=WORKERS, kind="dict"
+        {},
+        dataclasses.replace(MAPPING, check=_worker_options),
+        "more arguments for the worker class",
+        group=WORKERS,
     )
     name: str = _declare(
-        "mpidask", _text, "start of the workers' names; the rank follows", group=WORKERS, kind="str"
+        "mpidask",
+        NAME,
+        "prefix of the workers' names, as in 'mpidask-2' for the worker of rank 2",
+        group=WORKERS,
     )
     nanny: bool = _declare(
         False,
-        _boolean,
-        "whether each worker runs in a child process that is restarted when it dies",
+        BOOLEAN,
+        "run each worker in a child process, which is restarted if it dies",
         group=WORKERS,
-        kind="bool",
     )
     wait_for_workers: bool | int = _declare(
         True,
-        _wait_for_workers,
-        "workers that the start waits for: True (all), a number, or False (none)",
+        Kind(_wait_for_workers, "bool | int", "INT|true|false", "bool or int"),
+        "how many workers the start waits for: True (all), a number, or False (none)",
         group=LIFE,
-        kind="bool or int",
     )
     startup_timeout: float = _declare(
         "5 min",
-        _seconds,
-        "how long the start may take before it fails and names who is missing",
+        SECONDS,
+        "how long the start may take; after that the job ends, and the missing ranks are named",
         group=LIFE,
-        kind="time",
     )
     shutdown_timeout: float = _declare(
         "30 s",
-        _seconds,
-        "how long running tasks may hold up the end before their ranks are left behind",
+        SECONDS,
+        "how long running tasks may delay the end; after that their ranks are named, and the job "
+        "ends without them",
         group=LIFE,
-        kind="time",
+    )
+    mpi_task_grace: float = _declare(
+        "30 s",
+        SECONDS,
+        "if a function of submit_mpi fails on one rank, how long it may stay in MPI on others "
+        "before the job is aborted; also how long it waits for ranks that have lost their worker",
+        group=LIFE,
     )
     death_timeout: float | None = _declare(
         None,
-        _either(None, _seconds),
-        "joined workers: how long to wait for a scheduler; default: no bound",
+        _optional(SECONDS),
+        "only with join_existing or --no-scheduler: how long to wait for a scheduler; default: no "
+        "limit",
         group=LIFE,
-        kind="time",
     )
     reconnect: bool = _declare(
         True,
-        _boolean,
-        "joined workers: whether to wait for a scheduler that comes back",
+        BOOLEAN,
+        "only with join_existing or --no-scheduler: when the scheduler goes away, wait for it to "
+        "come back; False: the job ends",
         group=LIFE,
-        kind="bool",
     )
     performance_report: str | None = _declare(
         None,
-        _either(None, _path),
-        "file for Dask's HTML report of the whole run",
+        _optional(PATH),
+        "file for Dask's HTML performance report of the whole run, written every few minutes and "
+        "at the end",
         group=OUTPUT,
-        kind="path",
+    )
+    progress: float | None = _declare(
+        None,
+        _optional(SECONDS),
+        "interval, such as '5 min', at which a line in the log says how far the work has come; if "
+        "no task has ended for three intervals, a line says which tasks still run",
+        group=OUTPUT,
+    )
+    summary: str | None = _declare(
+        None,
+        _optional(PATH),
+        "JSON file for what the job did and used, kept up to date while the job runs; at the end, "
+        "two lines in the log sum it up",
+        group=OUTPUT,
     )
     log_level: int = _declare(
         "warning",
-        _log_level,
-        "level such as 'info' of distributed's loggers where scheduler and workers run; in "
-        "Python also a number",
+        Kind(_log_level, "int | str", "LEVEL", "str or int"),
+        "level of distributed's log messages on the ranks of the scheduler and the workers, such "
+        "as 'info'; in Python also a number",
         group=OUTPUT,
-        kind="str",
     )
 
     @classmethod
@@ -375,13 +476,13 @@ class Options:
         """
         import dask
 
-        fields = {field.name: field for field in dataclasses.fields(cls)}
+        fields = _fields()
         configured = dask.config.get("mpidask", None) or {}
         if not isinstance(configured, Mapping):
-            raise TypeError(f"dask's configuration has mpidask: {configured!r}, not its options")
+            raise TypeError(f"Dask's configuration has mpidask: {configured!r}, not its options")
         configured = {str(key).replace("-", "_"): value for key, value in configured.items()}
         _reject_unknown(given, fields, "")
-        _reject_unknown(configured, fields.keys() - {"comm"}, " in dask's configuration (mpidask:)")
+        _reject_unknown(configured, fields.keys() - {"comm"}, " in Dask's configuration (mpidask:)")
         values = {name: field.metadata["default"] for name, field in fields.items()}
         values |= defaults or {}
         values |= configured
@@ -390,6 +491,14 @@ class Options:
         options = cls(**checked)
         options._check_together()
         return options
+
+    @staticmethod
+    def check(given: Mapping[str, Any]) -> None:
+        """Check names and values of some options alone, without dask's configuration."""
+        fields = _fields()
+        _reject_unknown(given, fields, "")
+        for name, value in given.items():
+            _checked(fields[name], value)
 
     def _check_together(self) -> None:
         if self.security is not False and self.protocol not in (None, "tls", "wss"):
@@ -402,7 +511,11 @@ class Options:
                 "option performance_report needs bokeh: pip install 'mpidask[dashboard]'"
             )
         if self.interface is not None and self.host is not None:
-            raise ValueError("interface and host exclude each other: give one of them")
+            raise ValueError("give interface or host, not both")
+
+
+def _fields() -> dict[str, dataclasses.Field[Any]]:
+    return {field.name: field for field in dataclasses.fields(Options)}
 
 
 def _reject_unknown(names: Any, known: Any, where: str) -> None:
@@ -420,6 +533,6 @@ def _reject_unknown(names: Any, known: Any, where: str) -> None:
 
 def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
     try:
-        return field.metadata["check"](value)
+        return field.metadata["kind"].check(value)
     except (TypeError, ValueError) as error:
         raise type(error)(f"option {field.name}={value!r} {error}") from None

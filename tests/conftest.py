@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,8 +18,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-#: Shown by every rank if a program hangs: faulthandler writes all stacks to stderr.
-HEADER = "import faulthandler; faulthandler.dump_traceback_later({limit})\n"
+#: Before every program, in one line. If it hangs, faulthandler writes all stacks to stderr; and
+#: a line is printed in one go, also with PYTHONUNBUFFERED, so those of several ranks stay apart.
+HEADER = (
+    "import faulthandler, sys; faulthandler.dump_traceback_later({limit}); "
+    "sys.stdout.reconfigure(line_buffering=True, write_through=False)\n"
+)
 
 #: What MPI launchers need on a small shared machine, as root, in a container.
 LAUNCHER_ENVIRONMENT = {
@@ -28,7 +33,20 @@ LAUNCHER_ENVIRONMENT = {
     "PRTE_MCA_hwloc_default_binding_policy": "none",
     # Open MPI restarts its session directories below TMPDIR; a long path breaks sockets.
     "TMPDIR": "/tmp",
+    # Intel's MPI binds the ranks of every job to the same CPUs, and looks for a network.
+    "I_MPI_PIN": "off",
+    "I_MPI_FABRICS": "shm",
 }
+
+
+def pytest_configure() -> None:
+    """Let programs hear of SIGINT, also where the tests are a shell's background job."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+#: How far a long start has come; and a process of a LocalCluster that takes long to end.
+SLOWNESS = re.compile(r"^mpidask: starting for |Worker process still alive after .* killing$")
 
 
 @dataclass(frozen=True)
@@ -41,9 +59,14 @@ class Result:
     seconds: float
 
     @property
+    def messages(self) -> list[str]:
+        """Lines on stderr, but for those that a busy machine adds."""
+        return [line for line in self.stderr.splitlines() if not SLOWNESS.search(line)]
+
+    @property
     def said(self) -> list[str]:
         """What mpidask itself said on stderr."""
-        return [line for line in self.stderr.splitlines() if line.startswith("mpidask: ")]
+        return [line for line in self.messages if line.startswith("mpidask: ")]
 
 
 class Job:
@@ -54,6 +77,7 @@ class Job:
     ) -> None:
         self.mark = uuid.uuid4().hex
         self.limit = limit
+        self.directory = directory
         self.stdout, self.stderr = directory / f"out-{self.mark}", directory / f"err-{self.mark}"
         self._started = time.monotonic()
         with self.stdout.open("wb") as out, self.stderr.open("wb") as err:
@@ -140,12 +164,19 @@ class Job:
                 continue
 
 
-def tool(name: str) -> str:
+def find_tool(name: str) -> str:
     """Find a command of the environment the tests run in."""
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
-    assert found, f"no {name}: install the extra mpich or openmpi"
+    assert found, f"no {name}: install the extra mpich, openmpi or impi"
     return found
+
+
+def launcher() -> str:
+    """Find the command that starts programs under MPI and passes signals on to them."""
+    # Intel's mpirun is a shell script around mpiexec.hydra, and passes on none.
+    intel = Path(sys.executable).with_name("impi_info").exists()
+    return find_tool("mpiexec.hydra" if intel else "mpirun")
 
 
 @pytest.fixture
@@ -169,7 +200,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
         command: list[str], ranks: int | None, limit: float = 90, env: dict[str, str] | None = None
     ) -> Job:
         if ranks is not None:
-            command = [tool("mpirun"), "-n", str(ranks), *command]
+            command = [launcher(), "-n", str(ranks), *command]
         jobs.append(Job(command, tmp_path, limit=limit, env=env or {}))
         return jobs[-1]
 
@@ -193,7 +224,13 @@ def launch(start: Callable[..., Job]) -> Callable[..., Job]:
 
 
 @pytest.fixture(scope="session")
+def mpirun() -> str:
+    """Find mpirun, where `launch` can't be used."""
+    return find_tool("mpirun")
+
+
+@pytest.fixture(scope="session")
 def open_mpi() -> bool:
     """Whether the MPI is Open MPI, whose launcher has ways of its own."""
-    version = subprocess.run([tool("mpirun"), "--version"], capture_output=True, text=True)
+    version = subprocess.run([launcher(), "--version"], capture_output=True, text=True)
     return "Open MPI" in version.stdout + version.stderr

@@ -66,6 +66,7 @@ MEASURES = {
     "CPU time": "s",
     "shutdown": "s",
     "idle CPU per rank": "%",
+    "memory per rank": "MiB",
 }
 
 #: Seconds from the first result to when a cluster is idle: its dashboard is loaded.
@@ -104,7 +105,7 @@ def hello(name: str, ranks: int, directory: Path) -> Run:
 
 
 def idle(name: str, ranks: int, directory: Path) -> Run:
-    """Measure the CPU time of ranks whose cluster has nothing to do."""
+    """Measure CPU time and memory of ranks whose cluster has nothing to do."""
     end = directory / "end"
     if not end.exists():
         os.mkfifo(end)
@@ -116,21 +117,32 @@ def idle(name: str, ranks: int, directory: Path) -> Run:
                 sys.exit(f"{name} failed with status {job.returncode}")
             time.sleep(0.1)
         time.sleep(SETTLE)
-        started, before = time.monotonic(), cpu_of_ranks(job, ranks)
+        processes = processes_of(job, ranks)
+        started, before = time.monotonic(), cpu_time(processes)
         time.sleep(WATCH)
-        used, seconds = cpu_of_ranks(job, ranks) - before, time.monotonic() - started
+        used, seconds = cpu_time(processes) - before, time.monotonic() - started
+        # What a process shares with others counts in part.
+        memory = sum(process.memory_full_info().pss for process in processes)
         end.write_text("")
-    return {"idle CPU per rank": 100 * used / seconds / ranks}
+    return {
+        "idle CPU per rank": 100 * used / seconds / ranks,
+        "memory per rank": memory / 2**20 / ranks,
+    }
 
 
-def cpu_of_ranks(job: subprocess.Popen[bytes], ranks: int) -> float:
-    """Add up the CPU seconds that the ranks have used."""
+def processes_of(job: subprocess.Popen[bytes], ranks: int) -> list[psutil.Process]:
+    """Find the processes of the ranks."""
     processes = [
         process
         for process in psutil.Process(job.pid).children(recursive=True)
         if process.cmdline()[:1] == [sys.executable]
     ]
     assert len(processes) == ranks, processes
+    return processes
+
+
+def cpu_time(processes: list[psutil.Process]) -> float:
+    """Add up the CPU seconds that processes have used."""
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
@@ -148,6 +160,11 @@ def measure(ranks: int, rounds: int, directory: Path) -> dict[str, list[Run]]:
     return runs
 
 
+def values_of(runs: list[Run], measure: str) -> list[float]:
+    """Give a measure of each run, if the runs have it."""
+    return [run[measure] for run in runs if measure in run]
+
+
 def table(results: dict[int, dict[str, list[Run]]]) -> str:
     """Write the table: a row for each measure and number of ranks."""
     lines = [
@@ -158,7 +175,7 @@ def table(results: dict[int, dict[str, list[Run]]]) -> str:
         for ranks, runs in results.items():
             cells = [f"{measure}, {unit}", str(ranks)]
             for name in PROGRAMS:
-                values = [run[measure] for run in runs[name] if measure in run]
+                values = values_of(runs[name], measure)
                 cells.append(f"{statistics.median(values):.1f}" if values else "")
             ratios = [
                 ours[measure] / theirs[measure]
@@ -177,7 +194,7 @@ def plot(results: dict[int, dict[str, list[Run]]], path: Path) -> None:
     for panel, (measure, unit) in zip(panels, MEASURES.items(), strict=True):
         for n, name in enumerate(PROGRAMS):
             for x, runs in enumerate(results.values()):
-                values = [run[measure] for run in runs[name] if measure in run]
+                values = values_of(runs[name], measure)
                 if values:
                     median, place = statistics.median(values), x + 0.27 * (n - 1)
                     panel.bar(place, median, 0.25, color=colours[name])

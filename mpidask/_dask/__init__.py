@@ -1,0 +1,1 @@
+"""What mpidask makes of Dask: scheduler, workers, client. Knows nothing of MPI."""

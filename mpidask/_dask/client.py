@@ -1,0 +1,189 @@
+"""The client rank's connection to the cluster, and what a bare `Client()` needs for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from mpidask._dask import performance_report
+from mpidask._dask.cluster import Cluster
+from mpidask._dask.log_level import at_log_level
+from mpidask._dask.performance_report import code_of_the_program
+from mpidask._errors import StartupError
+from mpidask._log import logger
+from mpidask._options import Options
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+
+#: The credentials of the clusters, by address, that this process is connected to.
+_credentials: dict[str, Any] = {}
+#: Seconds in which a client notices that its scheduler has ended.
+_NOTICE = 0.5
+
+
+def credentials_for(connection: Mapping[str, Any]) -> Any:
+    """Give the credentials of a cluster to a bare `distributed.Client()`.
+
+    Dask's configuration names this function, as its ``distributed.client.security-loader``,
+    and does not hold the credentials: it is dumped, logged and shown.
+
+    Parameters
+    ----------
+    connection : mapping
+        Has the ``address`` to connect to.
+    """
+    return _credentials.get(connection["address"])
+
+
+@contextlib.contextmanager
+def found_by_clients(cluster: Cluster, *, direct: bool = False) -> Iterator[None]:
+    """Let a bare `distributed.Client()` find the cluster, and be let in.
+
+    Parameters
+    ----------
+    cluster : Cluster
+    direct : bool
+        Whether data go between client and workers, and not by way of the scheduler.
+    """
+    import dask
+
+    config: dict[str, Any] = {"scheduler-address": cluster.address}
+    direct_to_workers = "distributed.client.direct-to-workers"
+    if direct and dask.config.get(direct_to_workers, None) is None:
+        config[direct_to_workers] = True
+    if cluster.security is not None:
+        loader = f"{credentials_for.__module__}.{credentials_for.__name__}"
+        config["distributed.client.security-loader"] = loader
+    log = logging.getLogger("distributed.client")
+    log.addFilter(_is_news)
+    _credentials[cluster.address] = cluster.security
+    try:
+        with dask.config.set(config):
+            yield
+    finally:
+        del _credentials[cluster.address]
+        log.removeFilter(_is_news)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    # A scheduler that ends, or is gone, is told of by the leader.
+    return not str(record.msg).startswith("Failed to reconnect to scheduler")
+
+
+def give_up_reconnecting(cluster: Cluster) -> None:
+    """Close the clients of a scheduler that has ended: they would try for half a minute."""
+    from distributed import Client
+
+    # Also those that the program has made; there is no public list of all.
+    for client in list(Client._instances):
+        ours = client.scheduler is not None and client.scheduler.address == cluster.address
+        if ours and client.loop is not None:
+            client.loop.add_callback(_close_if_lost, client)
+
+
+async def _close_if_lost(client: Client) -> None:
+    await asyncio.sleep(_NOTICE)
+    if client.status == "connecting":  # else the program closes it
+        await client.close()
+
+
+@contextlib.contextmanager
+def connected(cluster: Cluster, options: Options) -> Iterator[Client]:
+    """Connect a client, and close it at the end, if the program has not."""
+    from distributed import Client
+
+    report = performance_report.prepared(options)
+    with found_by_clients(cluster, direct=options.transport != "socket"):
+        with _explained(cluster):
+            client = Client(cluster.address, security=cluster.security)
+        try:
+            if report is not None:
+                client.sync(report.start, client, code_of_the_program(client))
+            yield client
+        finally:
+            with _logged("write the performance report"):
+                if report is not None and report.can_be_finished():
+                    client.sync(report.finish)
+            with _logged("close the client"):
+                client.close()
+                for forgotten in _forgotten_clients(cluster):
+                    forgotten.close()
+
+
+@contextlib.asynccontextmanager
+async def connected_async(cluster: Cluster, options: Options) -> AsyncIterator[Client]:
+    """Do the same as `connected` for a client of the running event loop."""
+    from distributed import Client
+
+    report = performance_report.prepared(options)
+    with found_by_clients(cluster, direct=options.transport != "socket"):
+        with _explained(cluster):
+            client = await Client(cluster.address, security=cluster.security, asynchronous=True)
+        try:
+            if report is not None:
+                await report.start(client, code_of_the_program(client))
+            yield client
+        finally:
+            with _logged("write the performance report"):
+                if report is not None and report.can_be_finished():
+                    await report.finish()
+            with _logged("close the client"):
+                await client.close()
+                for forgotten in _forgotten_clients(cluster):
+                    closing = forgotten.close()
+                    if inspect.isawaitable(closing):  # one of this event loop
+                        await closing
+
+
+def _forgotten_clients(cluster: Cluster) -> Iterator[Client]:
+    """Find the clients that the program has made by `Client()` and not closed.
+
+    They would try to reconnect, and say so at length, until the program ends.
+    """
+    from distributed import Client
+
+    last = None
+    while True:
+        try:
+            client = Client.current()
+        except ValueError:
+            return
+        ours = client.scheduler is not None and client.scheduler.address == cluster.address
+        if not ours or client is last:
+            return
+        last = client
+        if client.loop.asyncio_loop.is_running():
+            yield client
+        else:
+            # An asynchronous one, whose event loop has ended: it can do nothing any more,
+            # but to distributed it is the current client until it has this status.
+            client.status = "closed"
+
+
+@contextlib.contextmanager
+def _explained(cluster: Cluster) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        host = os.uname().nodename
+        raise StartupError(
+            f"the client on {host} can't reach the scheduler at {cluster.address}: {error}",
+            host=host,
+        ) from error
+
+
+@contextlib.contextmanager
+def _logged(deed: str) -> Iterator[None]:
+    """Let nothing that goes wrong at the end hide how the user's function ended."""
+    try:
+        with at_log_level(logging.CRITICAL):  # a client whose scheduler is gone has lost nothing
+            yield
+    except Exception as error:
+        logger.warning("could not %s: %s: %s", deed, type(error).__name__, error)

@@ -1,0 +1,31 @@
+"""How to reach a cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A scheduler that runs.
+
+    Attributes
+    ----------
+    address : str
+        Where the scheduler listens.
+    security : distributed.Security, optional
+        The credentials to come in with.
+    dashboard : str, optional
+        The link of its dashboard.
+    tunnel : str, optional
+        The command that makes this link work outside the batch job.
+    dashboard_open_to : str
+        Who can look at the dashboard: it has no password.
+    """
+
+    address: str
+    security: Any = None
+    dashboard: str | None = None
+    tunnel: str | None = None
+    dashboard_open_to: str = "everyone who can reach it"

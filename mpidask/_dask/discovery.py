@@ -1,0 +1,71 @@
+"""Find the cluster to join."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from concurrent.futures import Future
+from typing import TYPE_CHECKING
+
+from mpidask._dask import scheduler_file
+from mpidask._dask.cluster import Cluster
+from mpidask._dask.daemon_thread import in_daemon_thread
+from mpidask._errors import MPIDaskError, SchedulerFileError
+
+if TYPE_CHECKING:
+    from mpidask._options import Options
+
+#: Seconds that a scheduler may take to answer a knock, and a file system to give a file.
+_ANSWER_TIMEOUT = 10
+#: Scheduler files that are being read: one that hangs is not read again and again.
+_reading: dict[str, Future[Cluster]] = {}
+
+
+async def find_cluster(options: Options) -> Cluster:
+    """Find the cluster to join, and see that its scheduler answers.
+
+    Raises
+    ------
+    SchedulerFileError
+        If there is no usable scheduler file.
+    OSError
+        If no scheduler answers at the address.
+    MPIDaskError
+        If it is no address, or one that needs other credentials.
+    """
+    from distributed import Security
+    from distributed.comm.core import connect
+
+    if options.scheduler_file is not None:
+        cluster = await _read(options.scheduler_file, trust=options.trust_scheduler_file)
+    else:
+        assert options.address is not None
+        cluster = Cluster(options.address)
+    if isinstance(options.security, Security):
+        cluster = dataclasses.replace(cluster, security=options.security)
+    arguments = (cluster.security or Security()).get_connection_args("worker")
+    try:
+        comm = await connect(cluster.address, timeout=_ANSWER_TIMEOUT, **arguments)
+        await comm.close()
+    except (OSError, asyncio.TimeoutError) as error:
+        raise OSError(f"no scheduler answers at {cluster.address}: {error}") from error
+    except (TypeError, ValueError, RuntimeError) as error:  # no address, or no credentials
+        source = f"from {options.scheduler_file}" if options.scheduler_file else "as given"
+        raise MPIDaskError(f"can't connect to {cluster.address}, {source}: {error}") from None
+    return cluster
+
+
+async def _read(path: str, *, trust: bool) -> Cluster:
+    """Read a scheduler file, without waiting for ever for a file system that hangs."""
+    reading = _reading.get(path) or in_daemon_thread(scheduler_file.read, path, trust=trust)
+    _reading[path] = reading
+    try:
+        cluster: Cluster = await asyncio.wait_for(asyncio.wrap_future(reading), _ANSWER_TIMEOUT)
+    except asyncio.TimeoutError:
+        raise SchedulerFileError(
+            f"the file system of {path} does not answer within {_ANSWER_TIMEOUT} s", may_pass=True
+        ) from None
+    finally:
+        if reading.done():
+            del _reading[path]
+    return cluster

@@ -1,0 +1,63 @@
+"""How much distributed may say on ranks nobody watches."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def at_log_level(level: int) -> Iterator[None]:
+    """Set the level of loggers of distributed, tornado and asyncio, and restore it at the end.
+
+    Above INFO, what remains is shown without tracebacks.
+    """
+    import distributed  # noqa: F401  (sets the levels from dask's configuration)
+
+    top = logging.getLogger("distributed")
+    # What goes wrong in a task of distributed's that nobody waits for is told by these.
+    loggers = [top, logging.getLogger("tornado.application"), logging.getLogger("asyncio")]
+    loggers += [
+        log
+        for name, log in logging.root.manager.loggerDict.copy().items()  # others add to it
+        if isinstance(log, logging.Logger) and log.level and name.startswith("distributed.")
+    ]
+    levels = [log.level for log in loggers]
+    handlers = [*top.handlers, *logging.root.handlers] if level > logging.INFO else []
+    for log in loggers:
+        log.setLevel(level)
+    for handler in handlers:
+        handler.addFilter(_without_traceback)
+    try:
+        yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(_without_traceback)
+        for log, old in zip(loggers, levels, strict=True):
+            log.setLevel(old)
+
+
+#: What a worker logs and people learn in another way: the error of a task goes to the
+#: client; a worker that lost its scheduler closes, and its rank starts another; tasks
+#: that the end cuts off, or that raised SystemExit, are named; who is refused a connection,
+#: or gives one up, knows. The last is said by the child of a nanny at its end.
+_TOLD_ELSEWHERE = (
+    "Compute Failed",
+    "Failed to communicate with scheduler during heartbeat",
+    "Async instruction for",
+    "Unhandled exception in async instruction for",
+    "Listener on %r: TLS handshake failed",
+    "Worker process died unexpectedly",
+)
+#: What the scheduler says of `Client.restart`, and what is false here: ranks do restart them.
+_NOT_SO = re.compile("Workers .* do not use a nanny and will be terminated without restarting")
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    if not record.name.startswith("distributed"):
+        return True
+    record.exc_info = record.exc_text = None
+    message = str(record.msg)
+    return not message.startswith(_TOLD_ELSEWHERE) and not _NOT_SO.match(message)

@@ -1,0 +1,101 @@
+"""Watches over the work where the scheduler runs, for those who read of it later."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from mpidask._dask import output_file
+from mpidask._dask.daemon_thread import in_daemon_thread
+from mpidask._dask.progress import Progress
+from mpidask._dask.summary import Summary
+from mpidask._dask.tally import Places, Tally
+from mpidask._log import logger
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+
+    from mpidask._options import Options
+
+#: Seconds between two looks at the workers for the summary.
+_SAMPLING = 2
+#: Most seconds between two versions of the summary.
+_REWRITING = 60
+
+
+class Monitor:
+    """Tells of progress, and keeps the summary, as the options ask for.
+
+    It lives in the event loop of the scheduler.
+
+    Parameters
+    ----------
+    options : Options
+    scheduler : distributed.Scheduler
+    ranks : mapping of str to str
+        Where the ranks are, by the names of their workers.
+
+    Raises
+    ------
+    MPIDaskError
+        If the summary can't be written.
+    """
+
+    def __init__(self, options: Options, scheduler: Scheduler, ranks: Mapping[str, str]) -> None:
+        tally, places = Tally(scheduler), Places(ranks)
+        scheduler.add_plugin(tally)
+        self._path = options.summary
+        self._writing = threading.Lock()
+        self._finished = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._summary: Summary | None = None
+        if self._path is not None:
+            output_file.check(self._path, "summary")
+            self._summary = Summary(scheduler, tally, places)
+            self._tasks.append(asyncio.create_task(self._keep_summary(self._summary)))
+        if options.progress is not None:
+            progress = Progress(scheduler, tally, options.progress, places)
+            self._tasks.append(asyncio.create_task(progress.run()))
+
+    async def _keep_summary(self, summary: Summary) -> None:
+        """Write it again and again, so that it outlives a job that is killed.
+
+        At first that is after each sample, then ever less often.
+        """
+        age, next_writing = 0, 0
+        while True:
+            summary.sample()
+            if age >= next_writing:
+                next_writing = age + min(age, _REWRITING)
+                # Not in this thread: file systems may take their time.
+                await asyncio.wrap_future(in_daemon_thread(self._write_draft, summary))
+            await asyncio.sleep(_SAMPLING)
+            age += _SAMPLING
+
+    def _write_draft(self, summary: Summary) -> None:
+        text = summary.text()
+        with self._writing:
+            if not self._finished:
+                self._write(text)
+
+    def _write(self, text: str) -> None:
+        assert self._path is not None
+        try:
+            output_file.write(self._path, text)
+        except OSError as error:
+            logger.warning("the summary can't be written: %s", error)
+
+    async def finish(self, status: int) -> None:
+        """Write the summary for the last time, and tell it in short."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._summary is not None:
+            self._summary.sample()
+            with self._writing:
+                self._finished = True
+                self._write(self._summary.text(status))
+            for line in self._summary.lines():
+                logger.info(line)

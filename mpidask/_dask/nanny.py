@@ -1,0 +1,67 @@
+"""Nannies, and the workers in their child processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from typing import Any
+
+from distributed import Nanny, Worker
+from distributed.core import Status
+
+from mpidask._dask.log_level import at_log_level
+
+
+class QuietWorker(Worker):
+    """The worker in the child process of a `QuietNanny`.
+
+    Parameters
+    ----------
+    log_level : int
+        Level of distributed's loggers in this process.
+    """
+
+    def __init__(self, *args: Any, log_level: int, **kwargs: Any) -> None:
+        self._at_log_level = at_log_level(log_level)
+        self._at_log_level.__enter__()  # for as long as the process lives
+        _leave_interrupts_to_the_nanny()
+        super().__init__(*args, **kwargs)
+
+
+class QuietNanny(Nanny):
+    """A nanny that takes the argument `log_level` for its worker."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"worker_class": QuietWorker, **kwargs})
+
+
+def _leave_interrupts_to_the_nanny() -> None:
+    """Do nothing on Ctrl-C, which a terminal sends to children, too: their nannies end them."""
+    with contextlib.suppress(ValueError):  # not in the main thread: no child of a nanny
+        # Blocked until now, see `shield_worker_processes`. A handler and no SIG_IGN, which
+        # the programs that tasks start would inherit.
+        signal.signal(signal.SIGINT, lambda signum, frame: None)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+
+
+def child_starts(worker: Any) -> bool:
+    """Tell whether this is a nanny whose worker starts, or starts again.
+
+    Only `Nanny.process` knows, which is private.
+    """
+    return getattr(getattr(worker, "process", None), "status", None) == Status.starting
+
+
+async def end_child_that_starts(nanny: Nanny) -> None:
+    """Kill the child of a nanny that closes, if its worker has not started yet.
+
+    `Nanny.close` waits for the start, and a worker whose scheduler has ended tries for half
+    a minute.
+    """
+    while child_starts(nanny):
+        if nanny.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(nanny.pid, signal.SIGKILL)
+        await asyncio.sleep(0.02)

@@ -1,0 +1,122 @@
+"""Dask's HTML report of a run, written now and then: a job that is killed has one, too."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any
+
+from mpidask._dask import output_file
+from mpidask._log import logger
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from mpidask._options import Options
+
+#: Seconds before the report is written for the first time, and between two reports.
+FIRST, INTERVAL = 60.0, 300.0
+#: The most of the time that may go into reports, which cost the scheduler time: up to some
+#: seconds in a long job.
+_SHARE = 0.01
+
+
+class PerformanceReport:
+    """Writes the report of the time since its start.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+
+    Raises
+    ------
+    MPIDaskError
+        If the file can't be written.
+    """
+
+    def __init__(self, path: str) -> None:
+        output_file.check(path, "performance report")
+        self._path = path
+        self._writing: asyncio.Task[None] | None = None
+
+    async def start(self, client: Client, code: str) -> None:
+        """Begin the time that the report is of, in the event loop of the client.
+
+        Parameters
+        ----------
+        client : distributed.Client
+        code : str
+            The program, which the report shows.
+        """
+        from distributed import performance_report
+
+        self._client, self._code = client, code
+        self._report: Any = performance_report()
+        with client.as_current():
+            await self._report.__aenter__()
+        self._writing = asyncio.create_task(self._write_now_and_then())
+
+    async def _write_now_and_then(self) -> None:
+        pause = FIRST
+        while True:
+            await asyncio.sleep(pause)
+            before = time.monotonic()
+            try:
+                await self._write()
+            except Exception as error:
+                logger.warning(
+                    "could not write the performance report: %s: %s", type(error).__name__, error
+                )
+            pause = max(INTERVAL, (time.monotonic() - before) / _SHARE)
+
+    async def _write(self) -> None:
+        with output_file.draft(self._path) as self._report.filename, self._client.as_current():
+            await self._report.__aexit__(None, None, None, code=self._code)
+
+    def can_be_finished(self) -> bool:
+        """Tell whether there is a connection to the scheduler, which makes the report."""
+        if self._client.status == "running":
+            return True
+        logger.warning(
+            "the performance report %s lacks the end of the run: the program closed the client "
+            "before",
+            self._path,
+        )
+        return False
+
+    async def finish(self) -> None:
+        """Write the report for the last time."""
+        if self._writing is not None:
+            self._writing.cancel()
+            await asyncio.gather(self._writing, return_exceptions=True)
+        await self._write()
+
+
+def prepared(options: Options) -> PerformanceReport | None:
+    """Give the report that the options ask for."""
+    if options.performance_report is None:
+        return None
+    return PerformanceReport(options.performance_report)
+
+
+def code_of_the_program(client: Client) -> str:
+    """Find the code that a performance report shows: the program's, not that of this module.
+
+    `performance_report` can only count frames, and how many there are between its exit and
+    the program differs. distributed's private search, which `Computation` uses, knows which
+    modules to pass over.
+    """
+    import dask
+
+    settings = "distributed.diagnostics.computations"
+    modules = dask.config.get(f"{settings}.ignore-modules")
+    files = dask.config.get(f"{settings}.ignore-files")
+    with dask.config.set(
+        {
+            f"{settings}.ignore-modules": [*modules, "mpidask", "contextlib", "wrapt", "click"],
+            f"{settings}.ignore-files": [*files, "mpidask/__main__"],
+        }
+    ):
+        frames = client._get_computation_code()
+    return frames[0].code if frames else "<Code not available>"

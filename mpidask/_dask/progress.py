@@ -1,0 +1,169 @@
+"""Lines in the log that say how far the work is, and when it has come to a halt."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import shutil
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from dask.utils import format_bytes
+
+from mpidask._dask.tally import Places, Running, Tally, running, usage
+from mpidask._dask.units import duration, rate
+from mpidask._log import logger
+from mpidask._placement.allocation import end_of_allocation
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+
+#: Intervals without the end of a task that are a stall, and that a rate is taken over.
+_INTERVALS = 3
+#: Tasks that the line about a stall names.
+_NAMED = 4
+#: Calls of each, the innermost ones.
+_CALLS = 3
+#: Seconds that a worker has to tell what its threads do.
+_STACK_TIMEOUT = 5
+#: What runs any task: calls there tell nothing.
+_MACHINERY = (
+    r'-packages/(?:distributed|dask)/\w+\.py"'
+    r'|threading\.py", line \d+, in (?:_bootstrap|_bootstrap_inner|run)\b'
+)
+#: Seconds without a heartbeat after which a worker is said not to answer.
+_SILENCE = 60
+
+
+class Progress:
+    """Tells, at an interval, how far the work is.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    tally : Tally
+    interval : float
+        Seconds between two lines.
+    places : Places
+    """
+
+    def __init__(self, scheduler: Scheduler, tally: Tally, interval: float, places: Places) -> None:
+        self._scheduler = scheduler
+        self._tally = tally
+        self._interval = interval
+        self._places = places
+        self._end = end_of_allocation()
+        self._stalled_at: int | None = None
+        # Time, tasks ended, and tasks pending, at the last lines.
+        self._past: deque[tuple[float, int, int]] = deque(maxlen=_INTERVALS + 1)
+        self._remember()
+
+    def _remember(self) -> None:
+        if self._past and not self._past[-1][2]:
+            self._past.clear()  # a rate is that of the work, without the time between
+        self._past.append((time.monotonic(), self._tally.ended, self._tally.pending))
+
+    async def run(self) -> None:
+        """Tell for ever: lines, or on a terminal one that is written again each second."""
+        live = asyncio.create_task(self._live()) if sys.stderr.isatty() else None
+        try:
+            while True:
+                await asyncio.sleep(self._interval)
+                if live is None and self._works():
+                    logger.info(self.line())
+                self._remember()
+                if self._stalls():
+                    logger.warning(await self._about_the_stall())
+        finally:
+            if live is not None:
+                live.cancel()
+
+    async def _live(self) -> None:
+        while True:
+            await asyncio.sleep(1)
+            if self._works():
+                width = shutil.get_terminal_size().columns - 1
+                # What others write next goes over it.
+                sys.stderr.write(f"\x1b[K{self.line()[:width]}\r")
+                sys.stderr.flush()
+
+    def _works(self) -> bool:
+        return self._tally.pending > 0 or self._tally.ended > self._past[-1][1]
+
+    def line(self) -> str:
+        """Say how far the work is."""
+        parts = [f"{self._tally.done} of {self._tally.total} tasks done"]
+        if self._tally.erred:
+            parts[0] += f", {self._tally.erred} erred"
+        return "; ".join([*parts, *self._time_left(), *self._workers()])
+
+    def _time_left(self) -> list[str]:
+        since, ended, _ = self._past[0]
+        speed = (self._tally.ended - ended) / max(time.monotonic() - since, 1e-3)
+        left = self._tally.pending / speed if speed else None
+        parts = [f"{rate(speed)}" + (f", {duration(left)} left" if left else "")]
+        if self._end is not None:
+            rest = self._end - time.time()
+            short = ", too soon" if left is not None and left > rest else ""
+            parts.append(f"the allocation ends in {duration(rest)}{short}")
+        return parts
+
+    def _workers(self) -> list[str]:
+        now = usage(self._scheduler)
+        memory = f"memory {format_bytes(now.memory)}"
+        if now.memory_limit:
+            memory += f" of {format_bytes(now.memory_limit)}"
+        if now.spilled:
+            memory += f", {format_bytes(now.spilled)} spilled"
+        return [f"{now.busy} of {now.workers} workers busy", memory]
+
+    # -- When no task ends. ------------------------------------------------------------
+
+    def _stalls(self) -> bool:
+        """Tell whether a stall began: no task has ended for some intervals, and some run."""
+        ended = self._tally.ended
+        quiet = len(self._past) > _INTERVALS and all(
+            then == ended and pending for _, then, pending in self._past
+        )
+        if not quiet or self._stalled_at == ended:
+            return False
+        if not any(worker.processing for worker in self._scheduler.workers.values()):
+            return False
+        self._stalled_at = ended
+        return True
+
+    async def _about_the_stall(self) -> str:
+        tasks = running(self._scheduler)
+        told = await asyncio.gather(*(self._describe(task) for task in tasks[:_NAMED]))
+        more = f"; and {len(tasks) - _NAMED} more" if len(tasks) > _NAMED else ""
+        quiet = duration(_INTERVALS * self._interval)
+        return f"no task has ended for {quiet}. Still running: {'; '.join(told)}{more}"
+
+    async def _describe(self, task: Running) -> str:
+        text = f"{str(task.key)[:60]} on {self._places(task.worker)}"
+        silence = time.time() - task.worker.last_seen
+        if silence > _SILENCE:
+            return f"{text}, which has not been heard of for {duration(silence)}"
+        if task.seconds is not None:
+            text += f" for {duration(task.seconds)}"
+        stack = await self._stack(task)
+        return f"{text}, in {stack}" if stack else text
+
+    async def _stack(self, task: Running) -> str:
+        """Give the innermost calls that a task is in, if its worker can tell."""
+        stacks: dict[str, dict[object, list[str]]] = {}
+        with contextlib.suppress(Exception):  # it has ended meanwhile, or its worker is stuck
+            asking = self._scheduler.get_call_stack(keys=[task.key])
+            stacks = await asyncio.wait_for(asking, _STACK_TIMEOUT)
+        calls = stacks.get(task.worker.address, {}).get(task.key, ())
+        calls = [_call(text) for text in calls if not re.search(_MACHINERY, text)]
+        return ", called by ".join(reversed(calls[-_CALLS:]))
+
+
+def _call(text: str) -> str:
+    """Shorten a call as Python writes it in a traceback."""
+    found = re.search(r'File "(?:.*/)?([^"]*)", line (\d+), in (\S+)', text)
+    return f"{found[3]} ({found[1]}:{found[2]})" if found else " ".join(text.split())[:80]

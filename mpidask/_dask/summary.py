@@ -1,0 +1,205 @@
+"""The summary of a job: what it did and used, for programs (JSON) and, in two lines, for people."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dask.utils import format_bytes
+
+from mpidask._dask.tally import Places, Tally
+from mpidask._dask.units import duration
+from mpidask._placement.allocation import end_of_allocation
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+
+#: The version of the file's form: another number, should it ever mean something else.
+SCHEMA = 1
+#: The share of the time after which a worker counts as idle, in what is said to people.
+_IDLE = 0.5
+#: What is asked for beyond the most memory that was used.
+_HEADROOM = 1.2
+
+
+@dataclass
+class WorkerRecord:
+    """What one worker was like, over all samples."""
+
+    place: str
+    threads: int
+    memory_limit: int
+    memory_peak: int = 0
+    seconds: float = 0
+    idle_seconds: float = 0
+
+    @property
+    def idle_share(self) -> float:
+        return self.idle_seconds / self.seconds if self.seconds else 0.0
+
+
+class Summary:
+    """Samples the workers, and sums up.
+
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    tally : Tally
+    places : Places
+    """
+
+    def __init__(self, scheduler: Scheduler, tally: Tally, places: Places) -> None:
+        self._scheduler = scheduler
+        self._tally = tally
+        self._places = places
+        self._began = self._sampled = time.monotonic()
+        self._started = time.time()
+        self._end = end_of_allocation()
+        self._workers: dict[str, WorkerRecord] = {}
+        self._of_address: dict[str, WorkerRecord] = {}
+
+    def sample(self) -> None:
+        """Take note of what the workers do and use now."""
+        now = time.monotonic()
+        passed, self._sampled = now - self._sampled, now
+        for worker in self._scheduler.workers.values():
+            record = self._of_address.get(worker.address) or self._record(worker)
+            record.memory_peak = max(record.memory_peak, worker.metrics.get("memory", 0))
+            record.seconds += passed
+            record.idle_seconds += 0 if worker.processing else passed
+
+    def _record(self, worker: Any) -> WorkerRecord:
+        """Give the record of a worker that is new, or takes the place of another."""
+        place = self._places(worker)
+        new = WorkerRecord(place, worker.nthreads, worker.memory_limit or 0)
+        record = self._of_address[worker.address] = self._workers.setdefault(place, new)
+        return record
+
+    def content(self, status: int | None = None) -> dict[str, Any]:
+        """Sum up all there was until now; `status` is that of a job that has finished.
+
+        May be called in any thread: what the scheduler changes meanwhile is copied first.
+        """
+        first = self._tally.first_ended
+        offered = sum(one.threads * one.seconds for one in list(self._workers.values()))
+        busy = self._busy_seconds()
+        return {
+            "schema": SCHEMA,
+            "mpidask": importlib.metadata.version("mpidask"),
+            "finished": status is not None,
+            "status": status,
+            "started": _clock(self._started),
+            "written": _clock(time.time()),
+            "allocation_ends": None if self._end is None else _clock(self._end),
+            "seconds": round(time.monotonic() - self._began, 3),
+            "seconds_to_first_task": None if first is None else round(first - self._began, 3),
+            "tasks": {
+                "done": self._tally.done,
+                "erred": self._tally.erred,
+                "retried": self._tally.retried,
+                "pending": self._tally.pending,
+                "dropped": self._tally.dropped,
+            },
+            "thread_seconds": round(offered, 3),
+            "busy_thread_seconds": round(busy, 3),
+            "bytes_moved": _metered(self._scheduler, lambda name: name[0] == "get-data"),
+            "bytes_spilled": _metered(self._scheduler, lambda name: name[-2] == "disk-write"),
+            "advice": self._advice() if self._workers else None,
+            "workers": [
+                {
+                    **vars(one),
+                    "seconds": round(one.seconds, 3),
+                    "idle_seconds": round(one.idle_seconds, 3),
+                }
+                for one in list(self._workers.values())
+            ],
+        }
+
+    def _busy_seconds(self) -> float:
+        prefixes = list(self._scheduler.task_prefixes.values())
+        ended = sum(prefix.all_durations["compute"] for prefix in prefixes)
+        still = sum(
+            seconds
+            for worker in list(self._scheduler.workers.values())
+            for task, seconds in list(worker.executing.items())
+            if task in worker.processing  # and did not end since the heartbeat
+        )
+        return float(ended + still)
+
+    def text(self, status: int | None = None) -> str:
+        """Give the file's content."""
+        return json.dumps(self.content(status), indent=1) + "\n"
+
+    def lines(self) -> list[str]:
+        """Say the most important of it to people, and what to ask for next time."""
+        now = self.content()
+        tasks, offered = now["tasks"], now["thread_seconds"]
+        counts = ", ".join(
+            f"{tasks[name]} {name}"
+            for name in ("erred", "retried", "pending", "dropped")
+            if tasks[name]
+        )
+        parts = [f"{tasks['done']} tasks done" + (f", {counts}" if counts else "")]
+        parts[0] += f" in {duration(now['seconds'])}"
+        if offered:
+            parts.append(f"threads busy {now['busy_thread_seconds'] / offered:.0%} of the time")
+        parts += self._about_memory()
+        parts.append(f"{format_bytes(now['bytes_moved'])} moved")
+        if now["bytes_spilled"]:
+            parts.append(f"{format_bytes(now['bytes_spilled'])} spilled")
+        return [f"summary: {'; '.join(parts)}", *self._next_time(now)]
+
+    def _next_time(self, now: dict[str, Any]) -> list[str]:
+        advice = now["advice"]
+        if not advice or not advice["memory_per_rank"]:
+            return []
+        gib = math.ceil(advice["memory_per_rank"] / 2**30 * 10) / 10
+        # What was spilled would have been in memory.
+        line = (
+            f"next time: ask for {'more than ' if now['bytes_spilled'] else ''}{gib:.1f} GiB a rank"
+        )
+        if idle := advice["idle_workers"]:
+            line += (
+                f"; {idle} of {len(self._workers)} workers {'was' if idle == 1 else 'were'} idle "
+                f"{advice['their_idle_share']:.0%} of the time"
+            )
+        return [line]
+
+    def _about_memory(self) -> list[str]:
+        if not self._workers:
+            return []
+        top = max(self._workers.values(), key=lambda one: one.memory_peak)
+        limit = f" of {format_bytes(top.memory_limit)}" if top.memory_limit else ""
+        return [f"most memory {format_bytes(top.memory_peak)}{limit} on {top.place}"]
+
+    def _advice(self) -> dict[str, Any]:
+        """Tell what to ask for next time: bytes a rank, and whether all workers were needed."""
+        records = list(self._workers.values())
+        idle = [one.idle_share for one in records if one.idle_share >= _IDLE]
+        return {
+            "memory_per_rank": math.ceil(_HEADROOM * max(one.memory_peak for one in records)),
+            "idle_workers": len(idle),
+            "their_idle_share": round(sum(idle) / len(idle), 3) if idle else None,
+        }
+
+
+def _clock(seconds: float) -> str:
+    moment = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
+    return moment.isoformat(timespec="seconds")
+
+
+def _metered(scheduler: Scheduler, wanted: Any) -> int:
+    """Add up the bytes that workers have metered for some activities ("fine metrics")."""
+    metrics = list(scheduler.cumulative_worker_metrics.items())
+    return int(
+        sum(
+            amount
+            for name, amount in metrics
+            if isinstance(name, tuple) and name[-1] == "bytes" and wanted(name)
+        )
+    )

@@ -1,0 +1,197 @@
+"""The only place that makes a Worker or a Nanny, and what is asked of one."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from mpidask._dask import dashboard
+from mpidask._dask.cluster import Cluster
+from mpidask._dask.system import memory_limit
+from mpidask._placement.network import LOOPBACK
+from mpidask._placement.resources import WorkerSettings
+
+if TYPE_CHECKING:
+    from distributed import Nanny, Worker
+
+    from mpidask._options import Options
+
+#: The reason that `Client.restart` and the like give to the workers they close.
+RESTARTED = "scheduler-remove-worker"
+#: The reason that `Scheduler.close` gives to the workers it closes.
+CLUSTER_ENDS = "scheduler-close"
+#: The reason that mpidask gives to a worker whose process should end, as a task wants.
+TASK_EXIT = "mpidask-task-exit"
+
+
+def make_worker(
+    options: Options, settings: WorkerSettings, cluster: Cluster, attempt: int
+) -> Worker | Nanny:
+    """Make a worker, or the nanny of one, not started yet."""
+    from mpidask._dask.nanny import QuietNanny
+
+    memory = options.memory_limit
+    inside = _is_inside(cluster)
+    pages = options.dashboard and not inside and not dashboard.on_loopback(options)
+    arguments = {
+        "nthreads": settings.nthreads,
+        "memory_limit": memory_limit() // settings.ranks_on_node if memory == "auto" else memory,
+        "local_directory": options.local_directory,
+        "interface": options.interface,
+        "host": _host(options, cluster),
+        "protocol": options.protocol,
+        "security": cluster.security,
+        # The former worker of this rank may not be forgotten yet: another name.
+        "name": settings.name + (f"-{attempt}" if attempt else ""),
+        "dashboard": False,
+        "dashboard_address": ":0" if pages else f"{LOOPBACK}:0",
+    }
+    base = worker_class(options)
+    if issubclass(base, QuietNanny):
+        arguments["log_level"] = options.log_level
+    cls = _rank_worker(base, options.shutdown_timeout)
+    worker: Worker | Nanny = cls(cluster.address, **{**arguments, **options.worker_options})
+    return worker
+
+
+def _is_inside(cluster: Cluster) -> bool:
+    """Tell whether nobody outside this machine is expected: the scheduler keeps to loopback."""
+    from distributed.comm.addressing import get_address_host
+
+    return bool(get_address_host(cluster.address) == LOOPBACK)
+
+
+def _host(options: Options, cluster: Cluster) -> str | None:
+    """Give the address that a worker listens on, or None for distributed's choice."""
+    from distributed.comm.addressing import get_address_host
+    from distributed.utils import get_ip
+
+    if options.interface is not None:
+        return None
+    if _is_inside(cluster):
+        return LOOPBACK
+    # The address that faces the scheduler, which distributed takes for tcp and tls alone.
+    return get_ip(get_address_host(cluster.address)) if options.protocol == "mpi" else None
+
+
+def threads_and_memory(worker: Any, settings: WorkerSettings) -> tuple[int, int | None]:
+    """Give the threads and the memory limit of a worker, as far as its class tells."""
+    manager = getattr(worker, "memory_manager", None)
+    holder = getattr(worker, "state", worker)  # a Worker's state, or a Nanny
+    nthreads = getattr(holder, "nthreads", settings.nthreads)
+    return nthreads, getattr(manager, "memory_limit", None)
+
+
+def worker_class(options: Options) -> type:
+    """Give the class of the workers."""
+    from distributed import Nanny, Worker
+    from distributed.utils import import_term
+
+    from mpidask._dask.nanny import QuietNanny
+
+    cls = options.worker_class
+    if isinstance(cls, str):
+        cls = import_term(cls)
+    if not isinstance(cls, type):
+        raise TypeError(f"worker_class {options.worker_class!r} is not a class")
+    return QuietNanny if cls is Nanny or (options.nanny and cls is Worker) else cls
+
+
+def has_workers_in_ranks(options: Options) -> bool:
+    """Tell whether workers run in the processes of ranks, and not in children of theirs."""
+    from distributed import Worker
+
+    try:
+        return issubclass(worker_class(options), Worker)
+    except Exception:  # there is no such class: their ranks say so
+        return False
+
+
+def _rank_worker(base: type, shutdown_timeout: float) -> type:
+    """Derive a worker class that knows why it was closed."""
+    from distributed import Nanny, Worker
+    from distributed.core import Status
+
+    from mpidask._dask.nanny import end_child_that_starts
+
+    class RankWorker(base):  # type: ignore[misc]
+        close_reason: str | None = None
+        retired = False
+        on_cluster_end: Callable[[], object] = staticmethod(lambda: None)
+        on_close: Callable[[], object] = staticmethod(lambda: None)
+
+        async def close(self, *args: Any, **kwargs: Any) -> Any:
+            if self.close_reason is None:
+                self.close_reason = kwargs.get("reason", "")
+                self.retired = status_of(self) == Status.closing_gracefully
+                if self.close_reason == CLUSTER_ENDS:
+                    self.on_cluster_end()
+                else:
+                    self.on_close()
+            if issubclass(base, Worker):
+                # Running tasks may finish at the end of the cluster. When the worker is
+                # replaced, its successor shall not wait for them.
+                if self.close_reason != CLUSTER_ENDS:
+                    kwargs["executor_wait"] = False
+                kwargs["timeout"] = shutdown_timeout
+            elif issubclass(base, Nanny) and self.close_reason == CLUSTER_ENDS:
+                # Time is needed for the scheduler to close it first, and to kill it at last.
+                kwargs["timeout"] = 0.75 * shutdown_timeout
+            accepted = inspect.signature(super().close).parameters
+            if all(one.kind != one.VAR_KEYWORD for one in accepted.values()):
+                kwargs = {name: value for name, value in kwargs.items() if name in accepted}
+            closing = super().close(*args, **kwargs)
+            if issubclass(base, Nanny):
+                return (await asyncio.gather(closing, end_child_that_starts(self)))[0]
+            return await closing
+
+    RankWorker.__name__ = base.__name__  # shown by the dashboard
+    return RankWorker
+
+
+def status_of(worker: Any) -> Any:
+    """Give the status of a worker, or None: one made of several, such as CUDAWorker, has none."""
+    return getattr(worker, "status", None)
+
+
+def is_up(worker: Any) -> bool:
+    """Tell whether a worker, or that of a nanny, can be told to close by its scheduler."""
+    from distributed.core import Status
+
+    from mpidask._dask.nanny import child_starts
+
+    return status_of(worker) == Status.running and not child_starts(worker)
+
+
+def stays_away(worker: Any, *, joined: bool) -> bool:
+    """Tell whether a worker that has finished shall not be replaced.
+
+    It shall if `Client.restart` closed it, it lost its connection, or closed itself. It
+    shall not if it was retired on purpose, nor at the end of the cluster; but one that
+    joined the cluster of another job waits for the next.
+    """
+    if worker.retired and not getattr(worker, "lifetime_restart", False):
+        return True
+    final = {"scheduler-close-worker"} if joined else {"scheduler-close-worker", CLUSTER_ENDS}
+    return worker.close_reason in final
+
+
+def was_restarted(worker: Any) -> bool:
+    """Tell whether a worker was closed by `Client.restart`, with which nothing is wrong."""
+    return getattr(worker, "close_reason", None) == RESTARTED
+
+
+def running_tasks(worker: Any) -> tuple[str, ...]:
+    """Name the tasks that a worker's threads are busy with."""
+    if getattr(worker, "close_reason", None) == TASK_EXIT:
+        return ()  # distributed still lists the task that raised SystemExit
+    return tuple(str(key) for key in getattr(worker, "active_threads", {}).values())
+
+
+def uses_nanny(options: Options) -> bool:
+    """Tell whether workers run in child processes, as far as the options show."""
+    from distributed import Worker
+
+    return options.nanny or options.worker_class not in ("distributed.Worker", Worker)

@@ -1,0 +1,91 @@
+"""The communicator of a gang: made when all members are there, freed when all is well."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from mpidask._mpi.polling import pauses
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+#: Set by ``mpirun --with-ft ulfm``.
+_FAULT_TOLERANCE = "OMPI_MCA_mpi_ft_enable"
+#: Communicators of gangs that failed, or left messages. What was sent on them and not received
+#: would, on MPICH, reach the next communicator of these ranks: their identifiers must not be
+#: used again.
+_spoilt: list[MPI.Intracomm] = []
+#: What was begun on them.
+_unfinished: list[MPI.Request] = []
+
+
+def make(comm: MPI.Intracomm, ranks: Sequence[int], tag: int) -> MPI.Intracomm:
+    """Make a communicator of some ranks of another one; all of them call this at a time."""
+    from mpi4py import MPI
+
+    everyone = comm.Get_group()
+    group = everyone.Incl(list(ranks))
+    try:
+        made = comm.Create_group(group, tag)
+    except MPI.Exception as error:
+        if not _spoilt:
+            raise
+        raise RuntimeError(
+            f"MPI could not make a communicator. {len(_spoilt)} are in use by functions of "
+            "submit_mpi that failed on this rank before, or left messages: each keeps one to the "
+            "end of the job, and some MPI libraries have about 2,000"
+        ) from error
+    finally:
+        group.Free()
+        everyone.Free()
+    made.Set_errhandler(MPI.ERRORS_RETURN)
+    if can_be_revoked():
+        # Open MPI 5.0.11 may crash if it is revoked before all have made it.
+        with contextlib.suppress(MPI.Exception):  # it is revoked, by one that was fast
+            made.Barrier()
+    return made
+
+
+def all_well(comm: MPI.Intracomm, is_stopped: Callable[[], bool]) -> bool:
+    """Wait until all members have ended well; tell whether they have.
+
+    The results of a gang are right together, or none is. The wait does not spin.
+    """
+    request = comm.Ibarrier()
+    for pause in pauses(0.01, growth=1.1, shortest=1e-4):
+        if request.Test():
+            return True
+        if is_stopped():
+            _unfinished.append(request)
+            return False
+        time.sleep(pause)
+    raise AssertionError
+
+
+def discard(comm: MPI.Intracomm, *, clean: bool) -> None:
+    """Free a communicator, if nothing can be left on it."""
+    if clean and not comm.Iprobe():
+        comm.Free()
+    else:
+        _spoilt.append(comm)
+
+
+def can_be_revoked() -> bool:
+    """Tell whether revoking a communicator wakes who waits in it.
+
+    Without this setting of its launcher (``mpirun --with-ft ulfm``) Open MPI accepts the call
+    and does nothing.
+    """
+    from mpi4py import MPI
+
+    enabled = os.environ.get(_FAULT_TOLERANCE) == "1"
+    return enabled and hasattr(MPI.Comm, "Revoke")
+
+
+def is_revoked(comm: MPI.Intracomm) -> bool:
+    """Tell whether a member has revoked a communicator."""
+    return can_be_revoked() and bool(comm.Is_revoked())

@@ -1,0 +1,116 @@
+"""The same block without an MPI job: a LocalCluster."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from mpidask._dask import dashboard, scheduler_file
+from mpidask._dask.cluster import Cluster
+from mpidask._dask.log_level import at_log_level
+from mpidask._dask.scheduler import make_security, start_monitor
+from mpidask._dask.worker import worker_class
+from mpidask._gang import jobs
+from mpidask._lifecycle import single_use
+from mpidask._lifecycle.mpi_cluster import exit_status
+from mpidask._lifecycle.signals import Interrupt, raise_as_python_would
+from mpidask._log import logger
+from mpidask._options import Options
+
+if TYPE_CHECKING:
+    from distributed import LocalCluster
+
+    from mpidask._dask.monitor import Monitor
+
+
+@contextlib.contextmanager
+def local_cluster(options: Options, interrupt: Interrupt) -> Iterator[Cluster]:
+    """Start a `distributed.LocalCluster` with the options that apply to one machine."""
+    from mpidask._dask.spawn import shield_worker_processes
+
+    single_use.entered()
+    single_use.warn_if_only_local()
+    interrupt.act(raise_as_python_would)
+    try:
+        if options.scheduler_file is not None:
+            scheduler_file.check_replaceable(options.scheduler_file)
+        shield_worker_processes()
+        with at_log_level(options.log_level), _started(options) as cluster:
+            link = cluster.dashboard_link if options.dashboard else None
+            assert cluster.scheduler is not None
+            logger.info(
+                "no MPI job, %d workers on this machine, scheduler %s%s",
+                len(cluster.workers),
+                cluster.scheduler_address,
+                f", dashboard {link}, open to {dashboard.open_to(cluster.scheduler)}"
+                if link
+                else "",
+            )
+            found = Cluster(cluster.scheduler_address, cluster.security, link)
+            jobs.remember(found.address, jobs.ALONE)
+            with (
+                scheduler_file.written(options.scheduler_file, cluster.scheduler, found),
+                _monitored(options, cluster),
+            ):
+                yield found
+    finally:
+        single_use.ended_locally(would_leave=options.exit)
+
+
+def _started(options: Options) -> LocalCluster:
+    from distributed import LocalCluster
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"\s*Port \d+ is already in use")
+        return LocalCluster(**_arguments(options))
+
+
+@contextlib.contextmanager
+def _monitored(options: Options, cluster: LocalCluster) -> Iterator[None]:
+    """Watch over the work, in the thread of the scheduler."""
+
+    async def start() -> Monitor | None:
+        assert cluster.scheduler is not None
+        return start_monitor(options, cluster.scheduler, {})
+
+    monitor, status = cluster.sync(start), 0
+    try:
+        yield
+    except BaseException as error:
+        status = exit_status(error)
+        raise
+    finally:
+        if monitor is not None:
+            cluster.sync(monitor.finish, status)
+
+
+def _arguments(options: Options) -> dict[str, Any]:
+    """Translate the options into those of `LocalCluster`."""
+    from distributed import Worker
+
+    from mpidask._dask.nanny import QuietNanny
+
+    # A process for each worker is what LocalCluster is for; a class of one's own may differ.
+    cls = worker_class(options)
+    cls = QuietNanny if cls is Worker else cls
+    given = {
+        "host": options.host,
+        "interface": options.interface,
+        "protocol": options.protocol,
+        "local_directory": options.local_directory,
+        "threads_per_worker": None if options.nthreads == "auto" else options.nthreads,
+        "log_level": options.log_level if issubclass(cls, QuietNanny) else None,
+    }
+    return {
+        "scheduler_port": options.scheduler_port,
+        "worker_class": cls,
+        "silence_logs": options.log_level,
+        "dashboard_address": options.dashboard_address if options.dashboard else None,
+        "memory_limit": options.memory_limit,
+        "security": make_security(options.security),
+        "scheduler_kwargs": dict(options.scheduler_options),
+        **{name: value for name, value in given.items() if value is not None},
+        **options.worker_options,
+    }

@@ -1,0 +1,86 @@
+"""A main thread that does not react to a signal, because it is in a call outside Python."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import traceback
+
+from mpidask._lifecycle.signals import FATAL, Interrupt, raise_in_main_thread
+from mpidask._log import logger
+from mpidask._mpi import job_exit
+
+#: Seconds between the times that the main thread is reminded of a signal.
+_REMINDER_PAUSE = 1.0
+
+
+class ReactionWatch:
+    """Sees to it that the main thread reacts to a signal, or ends the job.
+
+    The system may let any thread take a signal, one that starts another thread just then
+    for example. Python's handler runs in the main thread, which sleeps on in such a case.
+
+    Made in the event loop that shall watch. What the main thread does when it has begun,
+    in `finally` blocks, may take its time.
+
+    Parameters
+    ----------
+    interrupt : Interrupt
+    rank : int
+    timeout : float
+        Seconds from the first signal.
+    """
+
+    def __init__(self, interrupt: Interrupt, rank: int, timeout: float) -> None:
+        self._interrupt = interrupt
+        self._rank = rank
+        self._timeout = timeout
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        if interrupt.wakeup is not None:
+            self._loop.add_reader(interrupt.wakeup, self._read)
+
+    def _read(self) -> None:
+        if self._interrupt.wakeup is not None:
+            for signum in self._interrupt.wakeup.recv(4096):
+                self.expect(signum)
+
+    def expect(self, signum: int) -> None:
+        """Watch for the reaction to a signal."""
+        if signum in FATAL and self._timer is None:
+            self._check_later(signum, self._loop.time() + self._timeout)
+
+    def _check_later(self, signum: int, due: float) -> None:
+        pause = min(_REMINDER_PAUSE, max(0, due - self._loop.time()))
+        self._timer = self._loop.call_later(pause, self._check, signum, due)
+
+    def _check(self, signum: int, due: float) -> None:
+        self._timer = None
+        if not self._interrupt.awaits(signum):
+            return
+        if self._loop.time() < due:
+            self._check_later(signum, due)  # first: the reminder is a signal, too
+            raise_in_main_thread(signum)
+            return
+        logger.error(
+            "main() on rank %d has not reacted to %s for %g s (shutdown_timeout): ending the "
+            "job. It is in\n%s",
+            self._rank,
+            signal.Signals(signum).name,
+            self._timeout,
+            _stack_of_main_thread(),
+        )
+        job_exit.abort_at_exit(128 + signum, at_once=True)
+
+
+def _stack_of_main_thread() -> str:
+    """Give its stack, without the frames of ours that it came through."""
+    ident = threading.main_thread().ident
+    frames = traceback.extract_stack(sys._current_frames().get(ident or 0))
+    package = os.path.dirname(os.path.dirname(__file__)) + os.sep
+    ours = [n for n, frame in enumerate(frames) if frame.filename.startswith(package)]
+    own = frames[ours[-1] + 1 :] if ours else frames
+    return "".join(traceback.format_list(own or frames)).rstrip()

@@ -1,0 +1,89 @@
+"""The scheduler of a cluster, and what runs beside it on its rank."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine, Iterator
+from typing import TYPE_CHECKING, Any
+
+from mpidask._dask import dashboard, scheduler_file
+from mpidask._dask.daemon_thread import in_daemon_thread
+from mpidask._dask.paused import report_all_paused
+from mpidask._dask.scheduler import (
+    call_before_close,
+    describe_cluster,
+    ended_idle,
+    make_security,
+    start_monitor,
+    start_scheduler,
+)
+from mpidask._lifecycle.messages import StartScheduler
+from mpidask._log import logger
+from mpidask._options import Options
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+
+    from mpidask._dask.monitor import Monitor
+
+
+class SchedulerRunner:
+    """Starts the scheduler, and stops it.
+
+    Parameters
+    ----------
+    options : Options
+    order : StartScheduler
+    report : callable
+        Called with each message for the leader.
+    """
+
+    def __init__(
+        self, options: Options, order: StartScheduler, report: Callable[[object], None]
+    ) -> None:
+        self._options = options
+        self._order = order
+        self._report = report
+        self._scheduler: Scheduler | None = None
+        self._monitor: Monitor | None = None
+        self._stopping = False
+
+    async def run(
+        self, on_start: Callable[[Scheduler], object], before_close: Callable[[], object]
+    ) -> None:
+        """Run the scheduler until it ends."""
+        path = self._options.scheduler_file
+        if path is not None:
+            await asyncio.wrap_future(in_daemon_thread(scheduler_file.check_replaceable, path))
+        security = make_security(self._options.security)
+        scheduler = await start_scheduler(self._options, self._order.host, security)
+        self._scheduler = scheduler
+        call_before_close(scheduler, before_close)
+        self._monitor = start_monitor(self._options, scheduler, self._order.places)
+        on_start(scheduler)
+        cluster = describe_cluster(self._options, scheduler, security)
+        with scheduler_file.written(path, scheduler, cluster):
+            self._report(cluster)
+            await scheduler.finished()
+        if ended_idle(scheduler) and not self._stopping:
+            logger.warning(
+                "the scheduler has ended by itself: nothing to do for %g s "
+                "(distributed.scheduler.idle-timeout in Dask's configuration)",
+                scheduler.idle_timeout,
+            )
+
+    def later_duties(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+        """Yield, by name, what is to run from when the user's function runs."""
+        if self._scheduler is not None:
+            yield "dashboard", dashboard.load(self._options, self._scheduler)
+            yield "memory", report_all_paused(self._scheduler)
+
+    async def stop(self, status: int) -> None:
+        """Stop the scheduler of a job that ends with this status."""
+        self._stopping = True
+        with contextlib.suppress(Exception):
+            if self._monitor is not None:
+                await self._monitor.finish(status)
+        if self._scheduler is not None:
+            await self._scheduler.close(reason="mpidask-end")

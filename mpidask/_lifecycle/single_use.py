@@ -1,0 +1,53 @@
+"""Whether this process is inside a cluster, or past the only one it may have."""
+
+from __future__ import annotations
+
+from mpidask._errors import MPIDaskError
+from mpidask._log import logger
+
+_inside = False
+_left = False
+_would_have_left = False
+
+
+def check() -> None:
+    """Raise `MPIDaskError` if no cluster may start now."""
+    if _inside:
+        raise MPIDaskError(
+            "this program runs inside an mpidask cluster already: clusters can't be nested"
+        )
+    if _left:
+        raise MPIDaskError(
+            "the other ranks of this job have left after the first cluster. "
+            "For several clusters in one job, give exit=False to each"
+        )
+
+
+def entered() -> None:
+    """Note that a cluster starts."""
+    global _inside
+    check()
+    _inside = True
+
+
+def ended_locally(*, would_leave: bool) -> None:
+    """Note that a LocalCluster has ended, after which the ranks of a job would leave."""
+    global _would_have_left
+    ended(left=False)
+    _would_have_left = would_leave
+
+
+def warn_if_only_local() -> None:
+    """Say so if this use of a cluster would fail in an MPI job."""
+    if _would_have_left:
+        logger.warning(
+            "in an MPI job, this second cluster fails: the other ranks leave after the first, "
+            "unless every use has exit=False"
+        )
+
+
+def ended(*, left: bool) -> None:
+    """Note that the cluster has ended, and whether the job's ranks have left."""
+    global _inside, _left
+    _inside = False
+    _left = _left or left

@@ -1,0 +1,173 @@
+"""What the leader knows of the start: how far it has come, and who is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from mpidask._errors import StartupError
+from mpidask._lifecycle.messages import Cluster, Failed, RankReady, WorkerStarted
+from mpidask._lifecycle.roles import Roles
+from mpidask._lifecycle.transport_plan import TransportPlan
+from mpidask._log import logger
+from mpidask._placement.node import Node
+
+#: Seconds between messages while the start takes long.
+_PROGRESS_INTERVAL = 10
+
+
+@dataclass
+class Startup:
+    """How far the start has come.
+
+    Attributes
+    ----------
+    roles : Roles
+    wanted : int
+        How many workers must be up.
+    transport : TransportPlan, optional
+        Between which ranks data goes by MPI.
+    """
+
+    roles: Roles
+    size: int
+    wanted: int
+    nodes: dict[int, Node] = field(default_factory=dict)
+    cluster: Cluster | None = None
+    workers: dict[int, WorkerStarted] = field(default_factory=dict)
+    failures: dict[int, Failed] = field(default_factory=dict)
+    transport: TransportPlan | None = None
+
+    def hear(self, rank: int, message: object) -> None:
+        """Take note of a message to the leader."""
+        match message:
+            case RankReady(node):
+                self.nodes[rank] = node
+            case Cluster():
+                self.cluster = message
+            case WorkerStarted():
+                self.workers[rank] = message
+            case Failed():
+                self.failures[rank] = message
+
+    @property
+    def everyone_is_ready(self) -> bool:
+        return len(self.nodes) == self.size
+
+    @property
+    def complete(self) -> bool:
+        if self.roles.scheduler is None:
+            return self.everyone_is_ready
+        if self.transport is not None and self.transport.measuring:
+            return False
+        return self.cluster is not None and len(self.workers) >= self.wanted
+
+    @property
+    def missing(self) -> list[int]:
+        """The ranks the start waits for."""
+        if not self.everyone_is_ready:
+            return [rank for rank in range(self.size) if rank not in self.nodes]
+        if self.cluster is None and self.roles.scheduler is not None:
+            return [self.roles.scheduler]
+        answered = self.workers.keys() | self.failures.keys()
+        return [rank for rank in self.roles.workers if rank not in answered]
+
+    def raise_if_hopeless(self) -> None:
+        """Raise `StartupError` if so many have failed that the start can't complete."""
+        lost = [rank for rank, failed in self.failures.items() if failed.duty == "worker"]
+        scheduler_lost = any(failed.duty == "scheduler" for failed in self.failures.values())
+        if scheduler_lost or len(self.roles.workers) - len(lost) < self.wanted:
+            raise self.failed()
+
+    def failed(self) -> StartupError:
+        """Make the error that says what failed."""
+        # Without a scheduler nothing starts; else the first one has the say.
+        rank, failed = min(self.failures.items(), key=lambda item: item[1].duty != "scheduler")
+        others = len(self.failures) - 1
+        return StartupError(
+            f"the {failed.duty} on {self.place(rank)} did not start: {failed.cause}"
+            + (f" (and likewise on {others} more rank{'s' * (others > 1)})" if others else ""),
+            rank=rank,
+            host=self.host(rank),
+        )
+
+    def timed_out(self, timeout: float) -> StartupError:
+        """Make the error that says who is missing."""
+        missing = self.missing
+        duties = ", ".join(f"{self.place(rank)} ({self.roles.of(rank)})" for rank in missing[:20])
+        more = f" and {len(missing) - 20} more" if len(missing) > 20 else ""
+        return StartupError(
+            f"the cluster did not start within {timeout:g} s (startup_timeout): "
+            f"{self.progress()}; no answer from {duties}{more}",
+            rank=missing[0] if missing else None,
+            host=self.host(missing[0]) if missing else None,
+        )
+
+    def progress(self) -> str:
+        """Say how many of how many are there."""
+        if not self.everyone_is_ready:
+            return f"{len(self.nodes)} of {self.size} ranks are here"
+        if self.cluster is None and self.roles.scheduler is not None:
+            return "the scheduler is not up"
+        return f"{len(self.workers)} of {len(self.roles.workers)} workers are up"
+
+    def host(self, rank: int) -> str | None:
+        return self.nodes[rank].host if rank in self.nodes else None
+
+    def place(self, rank: int) -> str:
+        """Name a rank and its host."""
+        host = self.host(rank)
+        return f"rank {rank}" + (f" on {host}" if host else "")
+
+    def summary(self) -> str:
+        """Describe the cluster, or this job's part of it, in one line."""
+        from dask.utils import format_bytes
+
+        up, all_workers = len(self.workers), len(self.roles.workers)
+        workers = _count(all_workers, "worker")
+        hosts = {self.nodes[rank].host for rank in self.workers}
+        limits = [worker.memory_limit for worker in self.workers.values()]
+        memory = sum(limit or 0 for limit in limits)
+        parts = [
+            f"{workers if up == all_workers else f'{up} of {workers}'}"
+            f" on {_count(len(hosts), 'node')}",
+            _count(sum(worker.nthreads for worker in self.workers.values()), "thread"),
+            f"{format_bytes(memory)} memory" if all(limits) else "memory not limited",
+        ]
+        if self.cluster is None:
+            return "joined with " + ", ".join(parts)
+        parts.append(self.transport.summary() if self.transport else "data by sockets")
+        parts.append(f"scheduler {self.cluster.address}")
+        if self.cluster.security is None:
+            parts.append("open to everyone who can reach it")
+        if self.cluster.dashboard:
+            tunnel = f" (from outside: {self.cluster.tunnel})" if self.cluster.tunnel else ""
+            parts.append(f"dashboard {self.cluster.dashboard}{tunnel}")
+            parts.append(f"open to {self.cluster.dashboard_open_to}")
+        return ", ".join(parts)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+@contextlib.asynccontextmanager
+async def reporting_progress(
+    progress: Callable[[], str], *, what: str = "starting", interval: float | None = None
+) -> AsyncIterator[None]:
+    """Say again and again how far a start, or an end, has come that takes long."""
+    interval = interval or _PROGRESS_INTERVAL
+
+    async def tell() -> None:
+        for waited in itertools.count(interval, interval):
+            await asyncio.sleep(interval)
+            logger.info("%s for %d s: %s", what, waited, progress())
+
+    telling = asyncio.create_task(tell())
+    try:
+        yield
+    finally:
+        telling.cancel()

@@ -1,0 +1,182 @@
+"""A worker that comes back, as long as the cluster lives.
+
+`Client.restart` closes workers and counts on their deployment system to start them again;
+a worker that loses its connection closes, too. Here the deployment system is its rank.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+from mpidask._dask import worker as workers
+from mpidask._dask.discovery import find_cluster
+from mpidask._errors import SchedulerFileError
+from mpidask._lifecycle.messages import Failed, StartWorker, WorkerStarted
+from mpidask._log import WORD_INTERVAL, logger
+from mpidask._mpi.deadline import Deadline
+from mpidask._options import Options
+
+#: A worker that fails within so many seconds is replaced with growing pauses.
+_SHORT_LIFE = 10.0
+#: Seconds between looks for the scheduler of a cluster to join.
+_JOIN_INTERVAL = 1
+#: Seconds that a scheduler which answers may take to register a worker.
+_REGISTER_TIMEOUT = 30
+#: Seconds a worker waits for the scheduler to close it before it closes itself.
+_SCHEDULER_GRACE = 3
+
+
+class WorkerSupervisor:
+    """Starts the worker of one rank, replaces it when it closes, and stops it.
+
+    Parameters
+    ----------
+    options : Options
+    order : StartWorker
+    report : callable
+        Called with each message for the leader.
+    on_cluster_end : callable
+        Called when the scheduler closes the worker, since the cluster ends.
+    """
+
+    def __init__(
+        self,
+        options: Options,
+        order: StartWorker,
+        report: Callable[[object], None],
+        on_cluster_end: Callable[[], object],
+    ) -> None:
+        self._options = options
+        self._order = order
+        self._report = report
+        self._on_cluster_end = on_cluster_end
+        self._joins = order.cluster is None
+        self._worker: Any = None
+        self._stopping = False
+
+    async def run(self) -> None:
+        """Keep a worker running until it is closed for good."""
+        pause = 0.0
+        for attempt in itertools.count():
+            started = time.monotonic()
+            try:
+                await self._start(attempt)
+            except Exception as error:
+                if self._joins or attempt == 0:
+                    raise
+                self._report(Failed("worker", root_cause(error)))
+            else:
+                if attempt == 0:
+                    self._report_start()
+                await self._worker.finished()
+                if workers.stays_away(self._worker, joined=self._joins):
+                    return
+            if self._stopping or (self._joins and not self._options.reconnect):
+                return
+            lived = time.monotonic() - started
+            if lived > _SHORT_LIFE or workers.was_restarted(self._worker):
+                pause = 0.0
+            elif attempt:
+                pause = min(max(2 * pause, 0.1), _SHORT_LIFE)
+            await asyncio.sleep(pause)
+
+    def replace(self) -> None:
+        """Close a worker whose process should end, as a task of its wants, for a fresh one."""
+        if self._worker is not None and not self._stopping:
+            self._report(Failed("worker", "a task raised SystemExit or KeyboardInterrupt"))
+            self._closing = asyncio.create_task(self._worker.close(reason=workers.TASK_EXIT))
+
+    def expect_end(self) -> None:
+        """Start no other worker from now on."""
+        self._stopping = True
+
+    async def stop(self) -> None:
+        """Stop the worker, with `shutdown_timeout` for its running tasks."""
+        self.expect_end()
+        if self._worker is not None:
+            await asyncio.wait_for(self._stop(), self._options.shutdown_timeout + 1)
+
+    def running_tasks(self) -> tuple[str, ...]:
+        """Name the tasks that the worker's threads are busy with."""
+        return () if self._worker is None else workers.running_tasks(self._worker)
+
+    def _report_start(self) -> None:
+        found = workers.threads_and_memory(self._worker, self._order.settings)
+        self._report(WorkerStarted(*found, address=getattr(self._worker, "address", "")))
+
+    async def _start(self, attempt: int) -> None:
+        if self._order.cluster is None:
+            await self._join(attempt)
+        else:
+            self._worker = self._make(self._order.cluster, attempt)
+            self._worker.on_cluster_end = self._on_cluster_end  # the order to end comes later
+            await self._worker
+
+    def _make(self, cluster: Any, attempt: int) -> Any:
+        worker = workers.make_worker(self._options, self._order.settings, cluster, attempt)
+        if self._options.protocol == "mpi":
+            from mpidask._transport import answer_probes
+
+            answer_probes(worker)
+        return worker
+
+    async def _join(self, attempt: int) -> None:
+        """Start a worker of a cluster that runs elsewhere, as soon as there is one."""
+        deadline = Deadline(self._options.death_timeout or math.inf)
+        said = -math.inf
+        while problem := await self._try_to_join(attempt):
+            if self._order.announces and time.monotonic() - said > WORD_INTERVAL:
+                logger.info("waiting for a scheduler: %s", problem)
+                said = time.monotonic()
+            await asyncio.sleep(_JOIN_INTERVAL)
+            if not deadline.left:
+                raise TimeoutError(
+                    f"no scheduler for {deadline.timeout:g} s (death_timeout): {problem}"
+                )
+
+    async def _try_to_join(self, attempt: int) -> Exception | None:
+        """Start a worker, or return what is wrong with the scheduler now, and may pass."""
+        try:
+            cluster = await find_cluster(self._options)
+        except SchedulerFileError as error:
+            if not error.may_pass:
+                raise
+            return error
+        except OSError as error:
+            return error
+        self._worker = self._make(cluster, attempt)
+        try:
+            await asyncio.wait_for(self._worker, _REGISTER_TIMEOUT)
+        except asyncio.TimeoutError as error:
+            await self._worker.close(reason=workers.CLUSTER_ENDS)
+            return error
+        except OSError as error:
+            return error
+        return None
+
+    async def _stop(self) -> None:
+        from distributed.core import Status
+
+        if self._joins and hasattr(self._worker, "close_gracefully"):
+            # The cluster goes on: the results held here move to its other workers.
+            with contextlib.suppress(Exception):
+                await self._worker.close_gracefully()
+        elif workers.is_up(self._worker):
+            grace = min(_SCHEDULER_GRACE, self._options.shutdown_timeout / 4)
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._worker.finished(), grace)
+        if workers.status_of(self._worker) not in (Status.closed, Status.failed):
+            await self._worker.close(reason=workers.CLUSTER_ENDS)
+
+
+def root_cause(error: BaseException) -> str:
+    """Name the exception that an exception comes from."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {error}"

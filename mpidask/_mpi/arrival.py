@@ -1,0 +1,119 @@
+"""All ranks come together, and those that don't are named."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from mpidask._errors import StartupError
+from mpidask._mpi import job_exit
+from mpidask._mpi.communicator import Communicator
+from mpidask._mpi.deadline import Deadline
+from mpidask._mpi.polling import poll
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+#: Private duplicates made so far, and how many clusters used each. They stay until the
+#: program leaves, because the ranks meet on them once more then.
+_duplicates: list[tuple[MPI.Intracomm, Iterator[int]]] = []
+
+
+async def arrive(comm: MPI.Intracomm, deadline: Deadline, *, reporter: int) -> Communicator | None:
+    """Duplicate a communicator, or take its duplicate, once all of its ranks are here.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm
+        The user's communicator.
+    deadline : Deadline
+        How long to wait for the other ranks.
+    reporter : int
+        The rank that reports those who did not come.
+
+    Returns
+    -------
+    Communicator or None
+        None after the time-out, on ranks that leave it to another to report it.
+
+    Raises
+    ------
+    StartupError
+        After the time-out, on the reporter, or the first rank that is here.
+    """
+    known = _known_duplicate(comm)
+    # Either way, the request completes when all ranks have come.
+    duplicate, request = comm.Idup() if known is None else (known[0], known[0].Ibarrier())
+    with contextlib.suppress(asyncio.TimeoutError):
+        arriving = poll(lambda: request.Test() or _missing_are_reported(comm))
+        await asyncio.wait_for(arriving, deadline.left)
+    if not request.Test():
+        await _report_missing_ranks(comm, deadline.timeout, reporter)
+        return None
+    if known is None:
+        _duplicates.append(known := (duplicate, itertools.count()))
+        job_exit.wait_at_exit_for(duplicate, speaks=comm.Get_rank() == reporter)
+    return Communicator(duplicate, next(known[1]))
+
+
+def _known_duplicate(comm: MPI.Intracomm) -> tuple[MPI.Intracomm, Iterator[int]] | None:
+    from mpi4py import MPI
+
+    same = (MPI.IDENT, MPI.CONGRUENT)
+    return next((known for known in _duplicates if MPI.Comm.Compare(comm, known[0]) in same), None)
+
+
+# -- Naming the ranks that never came. ----------------------------------------------
+#
+# There is no private communicator yet, so this talks on the user's own, with a tag
+# nobody else uses, and only when the job has failed already.
+
+
+def _report_tag(comm: MPI.Intracomm) -> int:
+    from mpi4py import MPI
+
+    return int(comm.Get_attr(MPI.TAG_UB) or 32767) - 77
+
+
+def _missing_are_reported(comm: MPI.Intracomm) -> bool:
+    return bool(comm.iprobe(tag=_report_tag(comm)))
+
+
+async def _report_missing_ranks(comm: MPI.Intracomm, timeout: float, reporter: int) -> None:
+    """Tell every rank that this one is here, hear who else is, and give up."""
+    import socket
+
+    from mpi4py import MPI
+
+    rank, size, tag = comm.Get_rank(), comm.Get_size(), _report_tag(comm)
+    present = {rank: socket.gethostname()}
+    requests = [comm.isend(present[rank], other, tag) for other in range(size) if other != rank]
+    status = MPI.Status()
+    answering = Deadline(3)
+    while answering.left and len(present) < size:
+        while comm.iprobe(tag=tag, status=status):
+            present[status.Get_source()] = comm.recv(source=status.Get_source(), tag=tag)
+        for request in requests:
+            request.Test()
+        await asyncio.sleep(0.03)
+    missing = sorted(set(range(size)) - set(present))
+    reporter = next(r for r in (reporter, 0, *sorted(present)) if r in present)
+    # The program can't end in peace: MPI_Finalize would wait for the missing ranks.
+    job_exit.abort_at_exit(1, grace=0 if rank == reporter else 15)
+    if rank != reporter:
+        return
+    raise StartupError(
+        f"{_ranks(missing)} did not reach mpidask within {timeout:g} s "
+        f"(startup_timeout): still busy in the program before the cluster starts, "
+        f"or ended. Here are {_ranks(present)} on {', '.join(sorted(set(present.values())))}",
+        rank=missing[0] if missing else None,
+    )
+
+
+def _ranks(ranks: Any) -> str:
+    ranks = sorted(ranks)
+    shown = ", ".join(map(str, ranks[:20])) + (", ..." if len(ranks) > 20 else "")
+    return f"rank{'s' if len(ranks) != 1 else ''} {shown}"

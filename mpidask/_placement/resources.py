@@ -1,0 +1,107 @@
+"""Threads and ranks per node: what the ranks of one node claim adds up to the node."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+from mpidask._placement.node import Node
+
+
+@dataclass(frozen=True)
+class WorkerSettings:
+    """What one worker is to be.
+
+    Attributes
+    ----------
+    name : str
+        Its name.
+    nthreads : int
+        Its threads.
+    ranks_on_node : int
+        How many ranks share the memory of its node.
+    """
+
+    name: str
+    nthreads: int
+    ranks_on_node: int
+
+
+def worker_settings(
+    nodes: Mapping[int, Node], workers: Collection[int], *, name: str, nthreads: int | str
+) -> dict[int, WorkerSettings]:
+    """Settle what the worker of each rank is to be.
+
+    Parameters
+    ----------
+    nodes : mapping of rank to Node
+        What every rank reported.
+    workers : collection of int
+        The ranks that host a worker.
+    name : str
+        Start of the workers' names; the rank follows.
+    nthreads : int or "auto"
+        Threads of each worker; ``"auto"`` divides the CPUs of each node.
+
+    Returns
+    -------
+    dict of int to WorkerSettings
+        The settings for each of `workers`.
+    """
+    on_host = ranks_per_host(nodes)
+    threads = threads_per_worker(nodes, workers)
+    return {
+        rank: WorkerSettings(
+            name=f"{name}-{rank}",
+            nthreads=threads[rank] if isinstance(nthreads, str) else nthreads,
+            ranks_on_node=on_host[nodes[rank].host],
+        )
+        for rank in workers
+    }
+
+
+def ranks_per_host(nodes: Mapping[int, Node]) -> Counter[str]:
+    """Count the ranks on every host; all of them use its memory."""
+    return Counter(node.host for node in nodes.values())
+
+
+def threads_per_worker(nodes: Mapping[int, Node], workers: Collection[int]) -> dict[int, int]:
+    """Divide the CPUs of every node among its workers.
+
+    A CPU that k workers may use counts 1/k for each. The shares are rounded so that the
+    threads of a node are as many as its CPUs (largest remainder method), but every
+    worker gets at least one.
+
+    Parameters
+    ----------
+    nodes : mapping of rank to Node
+        What every rank reported.
+    workers : collection of int
+        The ranks that host a worker.
+
+    Returns
+    -------
+    dict of int to int
+        Threads for each of `workers`.
+    """
+    by_host: dict[str, list[int]] = defaultdict(list)
+    for rank in sorted(workers):
+        by_host[nodes[rank].host].append(rank)
+    threads: dict[int, int] = {}
+    for ranks in by_host.values():
+        threads.update(_divide({rank: nodes[rank] for rank in ranks}))
+    return threads
+
+
+def _divide(nodes: Mapping[int, Node]) -> dict[int, int]:
+    users = Counter(cpu for node in nodes.values() for cpu in node.cpus)
+    shares = {rank: sum(1 / users[cpu] for cpu in node.cpus) for rank, node in nodes.items()}
+    # A cgroup may let its processes keep fewer CPUs busy than they may run on.
+    available = min([len(users), *(node.cpu_quota for node in nodes.values() if node.cpu_quota)])
+    shares = {rank: share * available / len(users) for rank, share in shares.items()}
+    threads = dict.fromkeys(shares, 1)
+    for _ in range(available - len(threads)):
+        neediest = max(shares, key=lambda rank: shares[rank] - threads[rank])
+        threads[neediest] += 1
+    return threads

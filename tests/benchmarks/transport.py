@@ -1,0 +1,251 @@
+"""Data from worker to worker: mpidask, dask-mpi and raw MPI; and whole workloads.
+
+    tox -e bench            # MPICH, after compare.py
+    tox -e bench-openmpi    # Open MPI
+
+The programs run in turn, so that what else the machine does hits all of them alike. Each
+number is a median over the rounds, and each ratio the median of the ratios of the rounds.
+The table and the plot go to docs/benchmarks/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import matplotlib
+from compare import DOCS, machine, mpi_library, mpirun
+from matplotlib import pyplot
+
+#: How each cluster comes up; what follows has its client.
+WAYS = {
+    "dask-mpi": """
+from dask_mpi import initialize
+initialize(nanny=False, local_directory=None)
+from distributed import Client
+with Client() as client:
+    main(client)
+""",
+    "socket": """
+from mpidask import mpi_dask
+with mpi_dask(transport="socket") as client:
+    main(client)
+""",
+    "socket, security=False": """
+from mpidask import mpi_dask
+with mpi_dask(transport="socket", security=False) as client:
+    main(client)
+""",
+    "default": """
+from mpidask import mpi_dask
+with mpi_dask() as client:
+    main(client)
+""",
+}
+
+RAW = """
+import json, statistics, sys, time
+from pathlib import Path
+import numpy as np
+from mpi4py import MPI
+
+sizes, repeats = json.loads(sys.argv[1])
+world, rates = MPI.COMM_WORLD, {}
+for mib in sizes:
+    data, word, seconds = np.ones(mib * 2**20, "u1"), np.zeros(1), []
+    for _ in range(repeats + 1):
+        started = time.perf_counter()
+        if world.rank == 2:
+            world.Send(data, 3)
+            world.Recv(word, 3)
+        elif world.rank == 3:
+            world.Recv(data, 2)
+            world.Send(word, 2)
+        seconds.append(time.perf_counter() - started)
+    rates[mib] = mib * 2**20 / 1e9 / statistics.median(seconds[1:])
+if world.rank == 2:
+    Path("result").write_text(json.dumps(rates))
+"""
+
+TRANSFERS = """
+import json, statistics, sys, time
+from pathlib import Path
+import numpy as np
+from distributed import wait
+
+def main(client):
+    sizes, repeats = json.loads(sys.argv[1])
+    client.wait_for_workers(2)
+    one, other = list(client.scheduler_info(n_workers=-1)["workers"])[:2]
+    rates = {}
+    for mib in sizes:
+        seconds = []
+        for _ in range(repeats + 1):
+            data = client.submit(np.ones, mib * 2**20, "u1", workers=[one], pure=False)
+            wait(data)
+            started = time.perf_counter()
+            got = client.submit(lambda data: data.nbytes, data, workers=[other], pure=False)
+            assert got.result() == mib * 2**20
+            seconds.append(time.perf_counter() - started)
+        rates[mib] = mib * 2**20 / 1e9 / statistics.median(seconds[1:])
+    Path("result").write_text(json.dumps(rates))
+"""
+
+WORKLOADS = """
+import json, statistics, sys, time
+from pathlib import Path
+import dask
+import dask.array as da
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+from distributed import wait
+
+def part(seed, rows):
+    numbers = np.random.default_rng(seed)
+    return pd.DataFrame(
+        {"key": numbers.integers(0, 10**6, rows), "a": numbers.random(rows), "b": np.ones(rows)}
+    )
+
+def main(client):
+    scale, repeats = json.loads(sys.argv[1])
+    client.wait_for_workers(int(sys.argv[2]) - 2)
+    side = int(10_000 * scale**0.5) // 16 * 16
+    seconds = {}
+
+    def tasks():
+        return client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
+
+    def timed(name, collection):
+        times, kept = [], tasks()
+        for _ in range(repeats + 1):
+            while tasks() > kept:  # results of the last time would be used again
+                time.sleep(0.01)
+            started = time.perf_counter()
+            collection.compute()
+            times.append(time.perf_counter() - started)
+        seconds[name + ", the first time"] = times[0]
+        seconds[name] = statistics.median(times[1:])
+
+    x = da.random.random((side, side), chunks=side // 4).persist()
+    wait(x)
+    timed("transpose", (x + x.T).sum())
+    timed("rechunk", x.rechunk((side, side // 16)).map_blocks(np.copy).sum())
+    del x
+    frame = dd.from_map(part, range(24), rows=int(833_333 * scale)).persist()
+    wait(frame)
+    timed("shuffle", frame.shuffle("key").map_partitions(len).sum())
+    del frame
+    timed("2,000 tiny tasks", dask.delayed(list)([dask.delayed(abs)(n) for n in range(2000)]))
+    Path("result").write_text(json.dumps(seconds))
+"""
+
+#: What is measured of one program: GB/s by size in MiB, or seconds by workload.
+Run = dict[str, float]
+
+
+def run(program: str, ranks: int, directory: Path, *args: object) -> Run:
+    """Run a program, and give what it has measured."""
+    command = [*mpirun(ranks, program, directory), *map(json.dumps, args)]
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"status {done.returncode}:\n{program}\n{done.stderr}")
+    found: Run = json.loads((directory / "result").read_text())
+    return found
+
+
+def measure(options: argparse.Namespace, directory: Path) -> tuple[dict[str, list[Run]], ...]:
+    """Give the runs of transfers and of workloads by each way, made in turn."""
+    transfers: dict[str, list[Run]] = {"raw MPI": [], **{way: [] for way in WAYS}}
+    workloads: dict[str, list[Run]] = {way: [] for way in WAYS}
+    sizes = [options.sizes, options.repeats]
+    for n in range(options.rounds):
+        transfers["raw MPI"].append(run(RAW, 4, directory, sizes))
+        for way, start in WAYS.items():
+            transfers[way].append(run(TRANSFERS + start, 4, directory, sizes))
+            work = [options.scale, options.repeats]
+            found = run(WORKLOADS + start, options.ranks, directory, work, options.ranks)
+            workloads[way].append(found)
+        for results in transfers, workloads:
+            print(f"round {n + 1}:", {way: runs[-1] for way, runs in results.items()}, flush=True)
+    return transfers, workloads
+
+
+def table(results: dict[str, list[Run]], title: str, name: str) -> str:
+    """Write a table: a row for each measure, a column for each way."""
+    lines = [
+        f"| {title} | {' | '.join(results)} | default : dask-mpi |",
+        f"| --- | {'---: | ' * (len(results) + 1)}".rstrip(),
+    ]
+    for measure in results["default"][0]:
+        medians = [
+            f"{statistics.median(run[measure] for run in runs):.3g}" for runs in results.values()
+        ]
+        ratio = statistics.median(
+            ours[measure] / theirs[measure]
+            for ours, theirs in zip(results["default"], results["dask-mpi"], strict=True)
+        )
+        lines.append(f"| {name.format(measure)} | {' | '.join(medians)} | {ratio:.2f} |")
+    return "\n".join(lines)
+
+
+def plot(transfers: dict[str, list[Run]], workloads: dict[str, list[Run]], path: Path) -> None:
+    """Draw the medians: lines over the sizes, and bars of the workloads."""
+    matplotlib.rcParams["svg.hashsalt"] = "mpidask"  # the same ids each time
+    colours = dict(zip(transfers, ("#b0b0b0", "#4477aa", "#fdbb84", "#b2df8a", "#d95f0e")))
+    figure, (left, right) = pyplot.subplots(ncols=2, figsize=(11, 3.6), layout="constrained")
+    for way, runs in transfers.items():
+        medians = [statistics.median(run[size] for run in runs) for size in runs[0]]
+        left.plot([*map(int, runs[0])], medians, "o-", color=colours[way], label=way)
+    left.set(xscale="log", xlabel="MiB", title="from worker to worker (GB/s)")
+    left.set_xticks(sizes := [*map(int, transfers["default"][0])], map(str, sizes), minor=False)
+    left.minorticks_off()
+    names = [name for name in workloads["default"][0] if "first" not in name]
+    for n, (way, runs) in enumerate(workloads.items()):
+        for x, name in enumerate(names):
+            values = [run[name] for run in runs]
+            place = x + 0.2 * (n - 1.5)
+            right.bar(place, statistics.median(values), 0.18, color=colours[way])
+            right.vlines(place, min(values), max(values), color="black", linewidth=1)
+    right.set_xticks(range(len(names)), names)
+    right.set_title("workloads (s)")
+    figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False)
+    figure.savefig(path, metadata={"Date": None})
+
+
+def main() -> None:
+    """Measure, and write the tables and the plot."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 16, 128, 512], help="MiB")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="of each transfer and workload, after a first"
+    )
+    parser.add_argument("--scale", type=float, default=1.0, help="of the workloads' data")
+    parser.add_argument("--ranks", type=int, default=6, help="for the workloads")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--output", type=Path, default=DOCS, help="directory")
+    options = parser.parse_args()
+    library = mpi_library()
+    with tempfile.TemporaryDirectory() as directory:
+        transfers, workloads = measure(options, Path(directory))
+    options.output.mkdir(exist_ok=True)
+    path = options.output / f"transport-{library.rsplit(' ', 1)[0].replace(' ', '').lower()}"
+    text = "\n\n".join(
+        [
+            table(transfers, "GB/s", "{} MiB"),
+            table(workloads, f"seconds, {options.ranks} ranks", "{}"),
+            f"*{machine(library, options.rounds)}*\n",
+        ]
+    )
+    path.with_suffix(".md").write_text(text)
+    plot(transfers, workloads, path.with_suffix(".svg"))
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

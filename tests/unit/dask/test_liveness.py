@@ -1,0 +1,77 @@
+"""The connection by which ranks see each other die, and wake each other."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+from distributed import Scheduler, Security
+
+from mpidask._dask import liveness
+from mpidask._dask.cluster import Cluster
+
+
+@contextlib.asynccontextmanager
+async def watched_scheduler(secured, on_wake, on_disconnect):
+    security = Security.temporary() if secured else None
+    arguments = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
+    async with Scheduler(host="127.0.0.1", security=security, **arguments) as scheduler:
+        watched = liveness.WatchedScheduler(scheduler, on_wake, on_disconnect)
+        yield watched, Cluster(scheduler.address, security)
+
+
+async def start_watching(watched, cluster, on_wake=lambda: None):
+    before = len(watched._watchers)
+    watch = liveness.SchedulerWatch(cluster, on_wake)
+    running = asyncio.create_task(watch.run())
+    while len(watched._watchers) == before:
+        await asyncio.sleep(0.01)
+    return watch, running
+
+
+def run(scene):
+    asyncio.run(asyncio.wait_for(scene(), 60))
+
+
+@pytest.mark.parametrize("secured", [True, False])
+def test_either_end_notices_the_other(secured):
+    async def scene():
+        broken = asyncio.Event()
+        async with watched_scheduler(secured, int, broken.set) as (watched, cluster):
+            _, first = await start_watching(watched, cluster)
+            assert not broken.is_set()
+            first.cancel()  # as if the client's process had died
+            await asyncio.wait_for(broken.wait(), 20)
+            _, second = await start_watching(watched, cluster)
+            assert not second.done()
+        await asyncio.wait_for(second, 20)  # the scheduler is gone
+
+    run(scene)
+
+
+@pytest.mark.parametrize("secured", [True, False])
+def test_ranks_wake_each_other(secured):
+    async def scene():
+        scheduler_rank, leader_rank = asyncio.Event(), asyncio.Event()
+        async with watched_scheduler(secured, scheduler_rank.set, int) as (watched, cluster):
+            watch, _ = await start_watching(watched, cluster, leader_rank.set)
+            await watch.wake()  # the leader
+            await scheduler_rank.wait()
+            assert not leader_rank.is_set()
+            scheduler_rank.clear()
+            await liveness.wake_leader(cluster)  # any other rank
+            await scheduler_rank.wait()
+            await leader_rank.wait()
+
+    run(scene)
+
+
+def test_waking_a_dead_scheduler_is_no_error():
+    async def scene():
+        async with watched_scheduler(False, int, int) as (watched, cluster):
+            watch, running = await start_watching(watched, cluster)
+        await running
+        await watch.wake()
+
+    run(scene)

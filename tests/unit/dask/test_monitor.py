@@ -1,0 +1,381 @@
+"""Progress, stalls and the summary, on a cluster in this process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import re
+import time
+from types import SimpleNamespace
+
+import dask
+import pytest
+from distributed import Client, Scheduler, Worker, wait
+
+from mpidask._dask import tally as tallies
+from mpidask._dask.monitor import Monitor
+from mpidask._dask.progress import Progress
+from mpidask._dask.summary import Summary
+from mpidask._dask.tally import Places, Tally, usage
+from mpidask._errors import MPIDaskError
+from mpidask._options import Options
+
+LIMIT = 60
+
+
+@contextlib.asynccontextmanager
+async def cluster(workers=1, **arguments):
+    """Run a scheduler with a tally, workers named as those of ranks, and a client."""
+    async with contextlib.AsyncExitStack() as stack:
+        server = await stack.enter_async_context(
+            Scheduler(host="127.0.0.1", dashboard=False, dashboard_address="127.0.0.1:0")
+        )
+        tally = Tally(server)
+        server.add_plugin(tally)
+        for rank in range(2, 2 + workers):
+            worker = Worker(
+                server.address,
+                name=f"mpidask-{rank}",
+                nthreads=1,
+                dashboard=False,
+                dashboard_address="127.0.0.1:0",
+                **{"memory_limit": "1 GiB"} | arguments,
+            )
+            await stack.enter_async_context(worker)
+        client = await stack.enter_async_context(Client(server.address, asynchronous=True))
+        yield server, tally, client
+
+
+def run(test):
+    async def limited():
+        return await asyncio.wait_for(test(), LIMIT)
+
+    return asyncio.run(limited())
+
+
+def counts(tally):
+    return tally.done, tally.erred, tally.retried, tally.pending
+
+
+async def until(condition):
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def said(caplog):
+    caplog.set_level(logging.INFO, logger="mpidask")
+    return lambda: [r.getMessage() for r in caplog.records if r.name == "mpidask"]
+
+
+# -- The tally. ------------------------------------------------------------------------
+
+
+def fail():
+    raise ValueError("deliberate")
+
+
+def test_tasks_are_counted_as_they_end():
+    async def test():
+        async with cluster() as (_, tally, client):
+            assert tally.first_ended is None
+            await client.gather(client.map(abs, range(5)))
+            assert counts(tally) == (5, 0, 0, 0)
+            assert tally.first_ended is not None
+            wrong = client.submit(fail)
+            await wait([client.submit(abs, wrong)])
+            assert counts(tally) == (5, 2, 0, 0)  # itself, and what depends on it
+            await client.scatter([1, 2])
+            assert counts(tally) == (5, 2, 0, 0)  # data are no tasks
+
+    run(test)
+
+
+def test_retries_and_lost_results_are_counted():
+    async def test():
+        async with cluster() as (_, tally, client):
+            await wait([client.submit(fail, retries=2)])
+            assert counts(tally) == (0, 1, 2, 0)
+            await client.restart(
+                wait_for_workers=False
+            )  # its worker has no nanny, and does not come back
+            assert counts(tally) == (0, 1, 2, 0)
+
+        async with cluster(workers=2) as (server, tally, client):
+            kept = client.submit(abs, -1)
+            await kept
+            (holder,) = (await client.who_has(kept))[kept.key]
+            await server.remove_worker(holder, stimulus_id="lost")
+            assert await kept == 1
+            assert counts(tally) == (2, 0, 1, 0)
+
+    run(test)
+
+
+def test_tasks_that_wait_or_run_are_pending_until_they_are_cancelled():
+    async def test():
+        async with cluster() as (_, tally, client):
+            held = client.submit(hold, "pending")
+            after = client.map(lambda _, n: n, [held] * 3, range(3))
+            await until(lambda: tally.pending == 4)
+            assert tally.total == 4
+            await client.cancel([held, *after])
+            RELEASED.add("pending")
+            await until(lambda: tally.dropped == 4)
+            assert counts(tally) == (0, 0, 0, 0)
+            assert not tally._released
+
+    run(test)
+
+
+# -- Progress. ---------------------------------------------------------------------------
+
+
+RELEASED = set()
+
+
+def hold(name):
+    while name not in RELEASED:
+        nap(0.01)
+
+
+def nap(seconds):
+    time.sleep(seconds)
+
+
+def test_lines_at_an_interval_while_there_is_work(said):
+    async def test():
+        async with cluster() as (server, tally, client):
+            progress = Progress(server, tally, 0.2, Places({}))
+            telling = asyncio.create_task(progress.run())
+            await asyncio.sleep(1)
+            assert said() == []  # nothing to do, nothing to say
+            await client.gather(client.map(abs, range(3)))
+            held = client.submit(hold, "progress")
+            await until(lambda: any("3 of 4 tasks done" in line for line in said()))
+            RELEASED.add("progress")
+            await held
+            await until(lambda: any("4 of 4 tasks done" in line for line in said()))
+            before = len(said())
+            await asyncio.sleep(1)
+            assert len(said()) == before
+            telling.cancel()
+            for line in said():
+                if "tasks done" in line:
+                    assert re.fullmatch(
+                        r"[0-4] of [1-4] tasks done; \d+(\.\d)?/(s|min|h)(, \d+ s left)?; "
+                        r"[01] of 1 workers busy; memory [\d.]+ .iB of 1\.00 GiB",
+                        line,
+                    ), line
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    "rest, said_of_it", [(30, "ends in 30 s, too soon"), (7200, "ends in 2 h;")]
+)
+def test_the_time_left_is_compared_with_the_allocation(monkeypatch, rest, said_of_it):
+    monkeypatch.setenv("MPIDASK_JOB_END_TIME", str(round(time.time() + rest)))
+    scheduler = SimpleNamespace(workers={}, tasks={})
+    tally = Tally(scheduler)
+    progress = Progress(scheduler, tally, 10, Places({}))
+    progress._past[0] = (time.monotonic() - 10, 0, 0)
+    tally.done, tally.pending = 25, 1500
+    line = progress.line()
+    assert line.startswith("25 of 1525 tasks done; 2.5/s, 10 min left; the allocation ends in ")
+    # A second may pass, or be rounded.
+    assert said_of_it in re.sub(r"29 s|31 s", "30 s", line.replace("1 h 59 min", "2 h"))
+
+
+def test_a_stall_is_told_once_with_rank_and_stack(said):
+    async def test():
+        places = Places({"mpidask-2": "rank 2 on node1"})
+        async with cluster() as (server, tally, client):
+            telling = asyncio.create_task(Progress(server, tally, 0.2, places).run())
+            stalls = lambda: [line for line in said() if "no task has ended" in line]  # noqa: E731
+            held = client.submit(hold, "first", key="long-task")
+            await until(stalls)
+            await asyncio.sleep(2)
+            assert len(stalls()) == 1
+            RELEASED.add("first")
+            await held
+            again = client.submit(hold, "second", key="longer-task")
+            await until(lambda: len(stalls()) == 2)
+            RELEASED.add("second")
+            await again
+            telling.cancel()
+            return stalls()
+
+    first, second = run(test)
+    assert re.match(
+        r"no task has ended for 1 s\. Still running: long-task on rank 2 on node1", first
+    )
+    assert ", in " in first and "hold (test_monitor.py:" in first
+    assert "longer-task on rank 2 on node1" in second
+
+
+def test_workers_still_tell_what_they_execute():
+    """If this fails, `running` no longer knows for how long tasks run."""
+
+    async def test():
+        async with cluster() as (server, _, client):
+            held = client.submit(hold, "running", key="held")
+            (worker,) = server.workers.values()
+            await until(lambda: worker.executing)
+            (task,) = tallies.running(server)
+            assert (task.key, task.worker) == ("held", worker)
+            assert 0 <= task.seconds < LIMIT
+            worker.executing = {}  # as of one whose event loop is blocked
+            (task,) = tallies.running(server)
+            assert (task.key, task.seconds) == ("held", None)
+            RELEASED.add("running")
+            await held
+
+    run(test)
+
+
+def test_places():
+    places = Places({"mpidask-2": "rank 2 on node1"})
+    worker = SimpleNamespace(name="mpidask-2", host="10.0.0.1")
+    assert places(worker) == "rank 2 on node1"
+    worker.name = "mpidask-2-1"  # it replaced the first
+    assert places(worker) == "rank 2 on node1"
+    worker.name = "mpidask-0ab1-2"
+    assert places(worker) == "worker mpidask-0ab1-2 on 10.0.0.1"
+    worker.name = 0
+    assert places(worker) == "worker 0 on 10.0.0.1"
+
+
+def test_usage_adds_up():
+    async def test():
+        async with cluster(workers=2) as (server, _, client):
+            held = client.submit(hold, "usage", workers=["mpidask-2"])
+            await until(lambda: usage(server).busy == 1)
+            now = usage(server)
+            assert (now.workers, now.memory_limit, now.spilled) == (2, 2 * 2**30, 0)
+            assert now.memory > 2**20
+            RELEASED.add("usage")
+            await held
+        async with cluster(memory_limit=0) as (server, *_):
+            assert usage(server).memory_limit == 0
+
+    run(test)
+
+
+# -- The summary. --------------------------------------------------------------------------
+
+
+def test_the_summary_adds_up():
+    async def test():
+        places = Places({"mpidask-2": "rank 2 on node1", "mpidask-3": "rank 3 on node2"})
+        async with cluster(workers=2) as (server, tally, client):
+            began = time.monotonic()
+            summary = Summary(server, tally, places)
+            big = client.submit(bytes, 10**6, workers=["mpidask-2"])
+            await client.submit(len, big, workers=["mpidask-3"])
+            for _ in range(10):
+                await client.submit(nap, 0.1, pure=False, workers=["mpidask-2"])
+                summary.sample()
+            await wait([client.submit(fail, retries=1)])
+            sent = ("get-data", "memory-read", "bytes")
+            await until(lambda: server.cumulative_worker_metrics.get(sent, 0) >= 10**6)
+            summary.sample()
+            return summary.content(3), summary.lines(), time.monotonic() - began
+
+    content, lines, seconds = run(test)
+    assert (content["schema"], content["finished"], content["status"]) == (1, True, 3)
+    assert content["tasks"] == {"done": 12, "erred": 1, "retried": 1, "pending": 0, "dropped": 0}
+    assert 0 < content["seconds_to_first_task"] < content["seconds"] <= seconds
+    assert 1 <= content["busy_thread_seconds"] < 2 * seconds
+    assert content["thread_seconds"] == pytest.approx(2 * seconds, abs=1)
+    assert 10**6 <= content["bytes_moved"] < 10**7
+    assert content["bytes_spilled"] == 0
+    assert content["allocation_ends"] is None
+    by_place = {worker["place"]: worker for worker in content["workers"]}
+    assert set(by_place) == {"rank 2 on node1", "rank 3 on node2"}
+    for worker in by_place.values():
+        assert (worker["threads"], worker["memory_limit"]) == (1, 2**30)
+        assert 2**20 < worker["memory_peak"] < 2**30
+        assert 0 <= worker["idle_seconds"] <= worker["seconds"]
+    assert content["advice"]["idle_workers"] in (1, 2)
+    peak = max(worker["memory_peak"] for worker in by_place.values())
+    assert content["advice"]["memory_per_rank"] == pytest.approx(1.2 * peak, abs=2)
+    assert len(lines) == 2
+    assert lines[0].startswith("summary: 12 tasks done, 1 erred, 1 retried in ")
+    assert re.search(r"; most memory [\d.]+ MiB of 1\.00 GiB on rank [23] on node", lines[0])
+    assert re.match(r"next time: ask for \d\.\d GiB a rank; [12] of 2 workers w", lines[1])
+
+
+def test_spilled_bytes_are_counted(tmp_path):
+    async def test():
+        arguments = {"memory_limit": "1 TiB", "local_directory": str(tmp_path)}
+        async with cluster(**arguments) as (server, tally, client):
+            summary = Summary(server, tally, Places({}))
+            kept = client.map(lambda n: bytes(100_000) + bytes([n]), range(5))
+            await wait(kept)
+            await until(lambda: summary.content()["bytes_spilled"] > 0)
+            await until(lambda: usage(server).spilled > 0)
+            summary.sample()
+            return summary.lines()
+
+    with dask.config.set({"distributed.worker.memory.target": 1e-7}):
+        lines = run(test)
+    assert "iB spilled" in lines[0]
+    assert "ask for more than" in lines[1]
+
+
+def test_a_summary_of_nothing():
+    scheduler = SimpleNamespace(
+        workers={}, tasks={}, task_prefixes={}, cumulative_worker_metrics={}
+    )
+    summary = Summary(scheduler, Tally(scheduler), Places({}))
+    summary.sample()
+    content = json.loads(summary.text())
+    assert (content["finished"], content["status"]) == (False, None)
+    assert (content["advice"], content["workers"]) == (None, [])
+    (line,) = summary.lines()
+    assert line == "summary: 0 tasks done in 0 s; 0 B moved"
+
+
+# -- The monitor. ----------------------------------------------------------------------------
+
+
+def test_the_summary_is_there_from_the_start_and_finished_at_the_end(tmp_path, said):
+    path = tmp_path / "new" / "job.json"
+
+    async def test():
+        async with cluster() as (server, _, client):
+            server.remove_plugin(Tally.name)  # it has its own
+            monitor = Monitor(Options.resolve({"summary": path}), server, {})
+            await until(path.exists)
+            assert json.loads(path.read_text())["finished"] is False
+            await client.submit(abs, -1)
+            await until(lambda: json.loads(path.read_text())["tasks"]["done"] == 1)
+            await monitor.finish(143)
+
+    run(test)
+    content = json.loads(path.read_text())
+    assert (content["finished"], content["status"]) == (True, 143)
+    assert [line.split(":")[0] for line in said()] == ["summary", "next time"]
+    assert [file.name for file in path.parent.iterdir()] == ["job.json"]
+
+
+def test_a_summary_that_cannot_be_written(tmp_path, said):
+    async def test():
+        async with cluster() as (server, *_):
+            server.remove_plugin(Tally.name)
+            with pytest.raises(MPIDaskError, match="the summary can't be written"):
+                Monitor(Options.resolve({"summary": tmp_path}), server, {})
+            path = tmp_path / "folder" / "job.json"
+            server.remove_plugin(Tally.name)
+            monitor = Monitor(Options.resolve({"summary": path}), server, {})
+            await until(path.exists)
+            path.unlink()
+            path.parent.rmdir()  # as if the disk were full
+            await monitor.finish(0)
+
+    run(test)
+    assert said()[0].startswith("the summary can't be written: ")
+    assert said()[1].startswith("summary: 0 tasks done")

@@ -1,0 +1,29 @@
+"""Communicators of gangs, where MPI has none left."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from mpi4py import MPI
+
+from mpidask._gang import communicators
+
+
+def exhausted():
+    def create(group, tag):
+        raise MPI.Exception(MPI.ERR_OTHER)
+
+    return SimpleNamespace(Get_group=MPI.COMM_SELF.Get_group, Create_group=create)
+
+
+def test_failures_that_used_them_up_are_named(monkeypatch):
+    monkeypatch.setattr(communicators, "_spoilt", [MPI.COMM_SELF] * 3)
+    with pytest.raises(RuntimeError, match="3 are in use by functions of submit_mpi that failed"):
+        communicators.make(exhausted(), [0], 1)
+
+
+def test_other_errors_are_those_of_mpi(monkeypatch):
+    monkeypatch.setattr(communicators, "_spoilt", [])
+    with pytest.raises(MPI.Exception):
+        communicators.make(exhausted(), [0], 1)

@@ -1,0 +1,36 @@
+"""What `submit_mpi` and `PerRank` accept, without MPI."""
+
+from __future__ import annotations
+
+import dask.array as da
+import numpy as np
+import pytest
+
+from mpidask import NotEnoughRanksError, PerRank
+from mpidask._gang.jobs import Job
+from mpidask._gang.submit import _wanted
+
+JOB = Job((2, 3, 4))
+
+
+def test_ranks_are_a_number_or_a_list():
+    assert _wanted(2, None, JOB) == 2
+    assert _wanted(np.int64(2), None, JOB) == 2
+    assert _wanted(None, 2, JOB) == 2
+    for ranks in ([4, 2], (4, 2), np.array([4, 2])):
+        assert _wanted(ranks, None, JOB) == (4, 2)
+
+
+@pytest.mark.parametrize("ranks", [2.0, "2", True, [2.0], None])
+def test_ranks_that_cannot_be(ranks):
+    if ranks is None:
+        with pytest.raises(NotEnoughRanksError, match="4 ranks are asked for"):
+            _wanted(4, None, JOB)
+    else:
+        with pytest.raises(TypeError, match="whole numbers"):
+            _wanted(ranks, None, JOB)
+
+
+def test_the_pieces_of_a_collection_are_asked_for_by_name():
+    with pytest.raises(TypeError, match="futures_of"):
+        PerRank(da.ones(4, chunks=2))

@@ -1,0 +1,162 @@
+"""Between which ranks data goes by MPI."""
+
+from __future__ import annotations
+
+import pytest
+
+from mpidask import MPIDaskError
+from mpidask._lifecycle import transport_plan
+from mpidask._lifecycle.messages import (
+    Cluster,
+    MeasureTransport,
+    StartTransport,
+    StartWorker,
+    TransportMeasured,
+    WorkerStarted,
+)
+from mpidask._lifecycle.roles import assign_joining_roles, assign_roles
+from mpidask._lifecycle.start_orders import start_orders
+from mpidask._lifecycle.startup import Startup
+from mpidask._lifecycle.transport_plan import possible_transport
+from mpidask._options import Options
+from mpidask._placement.node import Node
+
+CLUSTER = Cluster("tls://10.0.0.1:4000", object())
+
+
+class Start:
+    """The start of a job whose ranks are on these hosts."""
+
+    def __init__(self, *hosts, **options):
+        self.options = Options.resolve(options)
+        nodes = {
+            rank: Node(host.partition(":")[0], network=host) for rank, host in enumerate(hosts)
+        }
+        self.startup = Startup(assign_roles(len(hosts)), len(hosts), len(hosts) - 2, nodes)
+
+    def hear(self, rank, message):
+        """Give the orders about the transport that answer a message, by rank."""
+        self.startup.hear(rank, message)
+        orders = list(start_orders(message, self.startup, self.options))
+        self.kinds = [type(order) for _, order in orders]
+        return {rank: order for rank, order in orders if not isinstance(order, StartWorker)}
+
+    def up(self, *ranks):
+        """Let the workers of some ranks start, and give the orders that follow."""
+        orders = {}
+        for rank in ranks:
+            orders |= self.hear(rank, WorkerStarted(1, None, address=f"mpi://{rank}"))
+        return orders
+
+    def way(self):
+        """Give what the one line of output says."""
+        return next(part for part in self.startup.summary().split(", ") if "data" in part)
+
+
+def peers(orders):
+    return {rank: set(order.peers) for rank, order in orders.items()}
+
+
+def test_all_ranks_take_part_before_the_workers_start():
+    start = Start("a", "a", "a", "b", transport="mpi")
+    orders = start.hear(0, CLUSTER)
+    assert peers(orders) == {0: {1, 2, 3}, 1: {0, 2, 3}, 2: {0, 1, 3}, 3: {0, 1, 2}}
+    assert start.kinds == [StartTransport] * 4 + [StartWorker] * 2
+    assert len({order.job for order in orders.values()}) == 1
+    assert start.hear(0, CLUSTER)[0].job != orders[0].job
+    assert not start.up(2, 3)
+    assert start.startup.complete
+    assert start.way() == "data by MPI"
+
+
+def test_one_node_uses_mpi_unmeasured():
+    start = Start("a", "a", "a", "a", "a")
+    assert peers(start.hear(0, CLUSTER))[4] == {0, 1, 2, 3}
+    assert not start.up(2, 3, 4)
+    assert start.startup.complete
+    assert start.way() == "data by MPI"
+
+
+def test_nodes_are_measured_by_their_lowest_workers():
+    start = Start("a", "a", "a", "a", "b", "b")
+    assert peers(start.hear(0, CLUSTER))[2] == {0, 1, 3}
+    assert not start.up(5, 3, 2)
+    assert start.up(4) == {2: MeasureTransport(4, "mpi://4")}
+    assert not start.startup.complete
+    assert peers(start.hear(2, TransportMeasured(1.31)))[4] == {0, 1, 2, 3, 5}
+    assert start.startup.complete
+    assert start.way() == "data by MPI"
+
+
+def test_a_network_that_does_not_serve_mpi():
+    start = Start("a", "a", "a", "b")
+    start.hear(0, CLUSTER)
+    start.up(2, 3)
+    assert not start.hear(2, TransportMeasured(1.29))
+    assert start.startup.complete
+    assert start.way() == "data by MPI within nodes"
+
+
+def test_every_rank_on_a_node_of_its_own():
+    start = Start("a", "b", "c", "d")
+    start.hear(0, CLUSTER)
+    start.up(2, 3)
+    start.hear(2, TransportMeasured(0.0))
+    assert start.way() == "data by sockets"
+
+
+def test_containers_of_one_host_are_nodes():
+    start = Start("a:1", "a:1", "a:1", "a:2")
+    assert peers(start.hear(0, CLUSTER)) == {0: {1, 2}, 1: {0, 2}, 2: {0, 1}, 3: set()}
+
+
+def test_one_worker_has_nobody_to_measure_with():
+    start = Start("a", "a", "b")
+    start.hear(0, CLUSTER)
+    assert not start.up(2)
+    assert start.startup.complete
+    assert start.way() == "data by MPI within nodes"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"transport": "socket"},
+        {"worker_class": "distributed.Nanny"},
+        {"worker_class": "nonesuch.Worker"},
+    ],
+    ids=str,
+)
+def test_sockets_take_no_orders(options):
+    start = Start("a", "a", "a", "a", **options)
+    assert not start.hear(0, CLUSTER)
+    assert not start.up(2, 3)
+    assert start.way() == "data by sockets"
+
+
+# -- Where MPI is possible. -------------------------------------------------------------
+
+
+@pytest.fixture(params=[True, False])
+def threads(request, monkeypatch):
+    monkeypatch.setattr(transport_plan.launcher, "allows_threads", lambda: request.param)
+    return request.param
+
+
+def test_threads_are_needed(threads):
+    roles = assign_roles(4)
+    found = possible_transport(Options.resolve({}), roles)
+    assert found == ("auto" if threads else "socket")
+    asked = Options.resolve({"transport": "mpi"})
+    if threads:
+        assert possible_transport(asked, roles) == "mpi"
+    else:
+        with pytest.raises(MPIDaskError, match="several threads"):
+            possible_transport(asked, roles)
+
+
+def test_nannies_and_protocols_and_joined_workers_use_sockets(monkeypatch):
+    monkeypatch.setattr(transport_plan.launcher, "allows_threads", lambda: True)
+    for options in {"nanny": True}, {"protocol": "wss"}:
+        assert possible_transport(Options.resolve(options), assign_roles(4)) == "socket"
+    assert possible_transport(Options.resolve({}), assign_joining_roles(4)) == "socket"

@@ -1,0 +1,58 @@
+"""The pauses between a rank's workers."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mpidask._dask import worker as workers
+from mpidask._lifecycle import worker_supervisor
+from mpidask._lifecycle.messages import Cluster, Failed, StartWorker
+from mpidask._lifecycle.worker_supervisor import WorkerSupervisor
+from mpidask._options import Options
+from mpidask._placement.resources import WorkerSettings
+
+RETIRED = "scheduler-close-worker"
+LOST = "worker-handle-scheduler-connection-broken"
+FAILS = "fails to start"
+
+
+class FakeWorker:
+    retired = False
+
+    def __init__(self, fate):
+        self.close_reason = None if fate == FAILS else fate
+
+    def __await__(self):
+        if self.close_reason is None:
+            raise OSError("deliberate")
+        yield from ()
+
+    async def finished(self):
+        pass
+
+
+@pytest.mark.parametrize(
+    "fates, pauses",
+    [
+        ([workers.RESTARTED] * 9, [0] * 9),
+        ([LOST] * 9, [0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10]),
+        ([LOST, FAILS, FAILS], [0, 0.1, 0.2]),
+        ([LOST, LOST, LOST, workers.RESTARTED, LOST], [0, 0.1, 0.2, 0, 0.1]),
+    ],
+)
+def test_only_failures_make_it_slower(monkeypatch, fates, pauses):
+    made, slept, said = iter([*fates, RETIRED]), [], []
+    monkeypatch.setattr(workers, "make_worker", lambda *args: FakeWorker(next(made)))
+    monkeypatch.setattr(workers, "threads_and_memory", lambda *args: (1, 1))
+
+    async def sleep(pause):
+        slept.append(pytest.approx(pause))
+
+    monkeypatch.setattr(worker_supervisor.asyncio, "sleep", sleep)
+    order = StartWorker(Cluster("tcp://127.0.0.1:1"), WorkerSettings("w", 1, 1))
+    supervisor = WorkerSupervisor(Options.resolve({}), order, said.append, lambda: None)
+    asyncio.run(supervisor.run())
+    assert slept == pauses
+    assert sum(isinstance(message, Failed) for message in said) == fates.count(FAILS)

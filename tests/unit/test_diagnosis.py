@@ -1,0 +1,90 @@
+"""The text of a diagnosis, made from what ranks know."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import dask
+import pytest
+
+from mpidask._diagnosis.facts import Facts, facts_of_this_process
+from mpidask._diagnosis.report import of_job, of_process
+from mpidask._placement.node import Node
+
+
+def facts(host, address, *, cpus=range(8), quota=None, **software):
+    return Facts(
+        node=Node(host, frozenset(cpus), quota, addresses=(address,)),
+        memory=16 * 2**30,
+        networks=(f"ib0 {address}",),
+        software={"versions": "dask 1", "python": "/bin/python"} | software,
+        launched="PMI_SIZE=4",
+        tuning="none",
+    )
+
+
+def report(*ranks, size=None):
+    return of_job(dict(enumerate(ranks)), size or len(ranks), "MPICH 5.0.2").splitlines()
+
+
+A, B = facts("a", "10.0.0.1/24"), facts("b", "10.0.0.2/24")
+
+
+def test_nodes_are_listed_with_their_ranks():
+    lines = report(A, A, B, A)
+    assert lines[:2] == ["MPI          MPICH 5.0.2", "ranks        4 on 2 nodes"]
+    of_a, of_b = lines[2:4]
+    assert of_a == (
+        "a            ranks 0-1, 3; 8 CPUs, 8 for each rank; memory 16.0 GiB; ib0 10.0.0.1/24"
+    )
+    assert of_b.startswith("b            ranks 2; ")
+    assert lines[4] == "scheduler    listens on 10.0.0.1, unless interface or host are given"
+    assert len(lines) == 5
+
+
+def test_ranks_that_gave_no_answer_are_named():
+    line = of_job({0: A, 1: A, 4: B}, 6, "MPICH").splitlines()[1]
+    assert line == "ranks        6 on 2 nodes; no answer from ranks 2-3, 5"
+
+
+def test_binding_and_limits_are_shown():
+    bound = [facts("a", "10.0.0.1/24", cpus=cpus, quota=3) for cpus in ([0], [1], [2, 3])]
+    assert "; 4 CPUs (of which a cgroup lets 3 be busy), 1-2 for each rank; " in report(*bound)[2]
+
+
+def test_other_software_is_told_once_a_node():
+    old = facts("b", "10.0.0.2/24", versions="dask 0")
+    lines = report(A, A, old, old)
+    assert [line for line in lines if "differs" in line] == ["differs      rank 2: versions dask 0"]
+
+
+def test_nodes_without_a_common_network():
+    stranger = facts("b", "192.168.1.1/24")
+    assert any("better give interface or host" in line for line in report(A, stranger))
+
+
+def test_this_process():
+    with dask.config.set({"mpidask": {"nthreads": 3}}):
+        own = facts_of_this_process({"interface": "ib0"})
+    assert own.problem is None
+    assert own.patience == 300
+    lines = of_process(own).splitlines()
+    assert lines[0].startswith("versions     Python 3.")
+    assert f"dask {dask.__version__}" in lines[0]
+    assert "options      interface=ib0; in Dask's configuration: {'nthreads': 3}" in lines
+    assert sum(own.node.host in line for line in lines if line.startswith("this node")) == 1
+
+
+@pytest.mark.parametrize("given", [{"nthreads": 0}, {"interface": "ib0", "host": "node1"}])
+def test_wrong_options_are_a_problem(given):
+    assert "ValueError: " in facts_of_this_process(given).problem
+
+
+def test_what_tunes_mpi_is_shown_and_nothing_else(monkeypatch):
+    for name in ("UCX_TLS", "OMPI_MCA_num_procs", "AWS_SECRET"):
+        monkeypatch.setenv(name, f"value-of-{name}")
+    own = facts_of_this_process({})
+    assert "UCX_TLS=value-of-UCX_TLS" in own.tuning
+    for text in map(str, dataclasses.astuple(own)):
+        assert "value-of-OMPI_MCA_num_procs" not in text
+        assert "value-of-AWS_SECRET" not in text
