@@ -60,7 +60,8 @@ def _run(rank: Rank, execution: Execution, call: Callable[[MPI.Intracomm], Any])
         execution.expose(comm)
         result = call(comm)
         execution.shield()
-        if not communicators.all_well(comm, lambda: execution.is_stopped):
+        said = f"rank {rank.number} waits for other ranks to return from {execution.key[0]}"
+        if not communicators.all_well(comm, said, lambda: execution.is_stopped):
             raise Stopped
         execution.how = "returned"
         return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from mpidask._errors import MPIDaskError
@@ -192,6 +193,9 @@ def _examined(holder: Holder) -> tuple[Piece, str]:
 def _common_axis(parts: Sequence[Piece], axes: Sequence[int]) -> int:
     """Give the axis, counted from the front, along which pieces make up an array."""
     axis = axes[0]
+    for given in axes:
+        if not isinstance(given, Integral):
+            raise TypeError(f"Shared: an axis is an integer, not {given!r}")
     if any(other != axis for other in axes):
         raise ValueError(f"the ranks give Shared several axes: {sorted(set(axes))}")
     if not parts and axis < 0:

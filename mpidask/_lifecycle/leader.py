@@ -10,7 +10,7 @@ from collections.abc import Callable
 from mpidask._dask.client import give_up_reconnecting
 from mpidask._dask.liveness import SchedulerWatch
 from mpidask._lifecycle.liveness_guard import LIVENESS_GRACE
-from mpidask._lifecycle.member import SELDOM, SELDOM_UNTOLD, SOON
+from mpidask._lifecycle.member import SELDOM, SELDOM_JOINED, SOON
 from mpidask._lifecycle.messages import (
     Cluster,
     End,
@@ -125,7 +125,7 @@ class Leader:
         startup, working = self._startup, set(self._roles.workers)
         joining = self._roles.scheduler is None
         while True:
-            rank, message = await self._hear(longest=SELDOM_UNTOLD if joining else SELDOM)
+            rank, message = await self._hear(longest=SELDOM_JOINED if joining else SELDOM)
             match message:
                 case Failed() | Finished("worker"):
                     working.discard(rank)

@@ -78,6 +78,7 @@ class LivenessGuard:
 
     async def _watch(self, cluster: Cluster) -> None:
         await SchedulerWatch(cluster, self._comm.wake).run()
+        self._comm.wake()
         await asyncio.sleep(_SCHEDULER_GRACE)
         if not self._scheduler_closed:
             self.abort(f"the scheduler on rank {self._roles.leader} is gone")

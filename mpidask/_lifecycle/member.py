@@ -47,8 +47,8 @@ if TYPE_CHECKING:
 
 #: Seconds between looks for messages: while one is expected soon; while the others start;
 #: and while the cluster runs, when Dask's connections tell of one that has been sent. They
-#: don't where the scheduler belongs to another job.
-SOON, STARTING, SELDOM, SELDOM_UNTOLD = 0.02, 0.05, 1.0, 0.2
+#: don't tell a rank that serves no more; nor any where the scheduler belongs to another job.
+SOON, STARTING, SELDOM, SELDOM_UNTOLD, SELDOM_JOINED = 0.02, 0.05, 5.0, 1.0, 0.2
 
 
 class Member:
@@ -141,9 +141,18 @@ class Member:
     @property
     def _longest_pause(self) -> float:
         if self._running:
-            return SELDOM_UNTOLD if self._roles.scheduler is None else SELDOM
+            if self._roles.scheduler is None:
+                return SELDOM_JOINED
+            return SELDOM if self._is_told else SELDOM_UNTOLD
         # A rank that hosts no server waits for the end alone.
         return SOON if self._hosts_server and not self._tasks else STARTING
+
+    @property
+    def _is_told(self) -> bool:
+        """Whether connections of Dask's tell of messages: the leader's, or that of a server."""
+        serves = any(not task.done() for task in self._tasks)
+        # A nanny does not learn why its worker has closed.
+        return self._comm.rank == self._roles.leader or (serves and not uses_nanny(self._options))
 
     def _expect_end(self) -> None:
         """Look for the order to end: the scheduler has closed the worker, as it does then."""
@@ -157,14 +166,14 @@ class Member:
     def _report(self, message: object) -> None:
         if isinstance(message, WorkerStarted):
             self._transport.keep_within(message.memory_limit)
-            self._comm.wake()  # an order to measure may follow at once
         self._comm.send(self._roles.leader, TO_LEADER, message)
+        if isinstance(message, (Failed, Signalled)):
+            self._guard.wake_leader()
 
     def _launch(self, duty: str, work: Coroutine[Any, Any, None]) -> None:
         async def guarded() -> None:
             try:
                 await work
-                self._comm.wake()  # most duties are finished by the end
                 self._report(Finished(duty))
             except Exception as error:
                 if not self._ending:
@@ -197,7 +206,6 @@ class Member:
     def report_signal(self, signum: int) -> None:
         """Tell the leader that this rank was sent a signal."""
         self._report(Signalled(signum))
-        self._guard.wake_leader()
         grace = self._options.shutdown_timeout + REPORT_GRACE
         self._unheard.append(self._guard.abort_after(grace, 128 + signum))
 

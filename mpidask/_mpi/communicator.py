@@ -48,9 +48,10 @@ class Communicator:
         return self._comm
 
     def send(self, rank: int, tag: int, message: object) -> None:
-        """Send a message; delivery goes on while this rank polls."""
+        """Send a message; delivery goes on while this rank polls, which it does often now."""
         self._all_sent()
         self._unsent.append(self._comm.isend(message, rank, self._first_tag + tag))
+        self.wake()
 
     async def flush(self) -> None:
         """Wait until everything sent is on its way, but no longer than a second."""

@@ -26,19 +26,29 @@ def pauses(longest: float, *, growth: float = 2, shortest: float = 0.001) -> Ite
         pause = min(pause * growth, longest)
 
 
-def wait(request: MPI.Request, said: str | None, pauses: Iterator[float]) -> None:
-    """Block until a request completes, without spinning.
+def wait(
+    request: MPI.Request,
+    said: str | None,
+    pauses: Iterator[float],
+    *,
+    unless: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Block until a request completes, without spinning; tell whether it has.
 
-    Where that takes long, say so now and then, if there is something to be `said`.
+    It has not if the wait was ended because of `unless`. Where it takes long, say so now and
+    then, if there is something to be `said`.
     """
     started = last = time.monotonic()
     while not request.Test():
+        if unless():
+            return False
         now = time.monotonic()
         if said and now - last > WORD_INTERVAL:
             last = now
             with logging_to_stderr():
                 logger.info("%s, for %.0f s now", said, now - started)
         time.sleep(next(pauses))
+    return True
 
 
 class Waker:

@@ -439,6 +439,39 @@ def test_the_end_of_the_cluster_while_one_is_in_mpi(fails):
     assert result.seconds < 60
 
 
+def test_a_long_wait_for_others_to_return_is_told(begin):
+    """Such as one that never ends, as they wait for what nobody sends."""
+    result = begin(
+        """
+        import logging, sys
+        from mpidask._mpi import polling
+
+        polling.WORD_INTERVAL = 0.1
+
+        class Telling(logging.StreamHandler):
+            def emit(self, record):
+                super().emit(record)
+                if "waits for other ranks to return" in record.getMessage():
+                    print_once("told")
+
+        def lags(comm):
+            if comm.rank == 1:
+                until(exists("told"))
+
+        @mpi_dask_main
+        def main(client):
+            client.gather(submit_mpi(lags))
+            print("good")
+
+        logging.getLogger("mpidask").addHandler(Telling(sys.stderr))
+        main()
+        """,
+        ranks=4,
+    ).result()
+    assert (result.status, result.stdout) == (0, "good\n"), result.stderr
+    assert "rank 2 waits for other ranks to return from mpi-lags-" in result.stderr
+
+
 def test_main_that_ends_with_the_error(fails):
     """It is shown, and those in MPI don't hold up the end for longer than the grace."""
     result = fails(

@@ -81,3 +81,11 @@ def test_a_long_wait_is_told_now_and_then(monkeypatch, caplog, interval, text, w
     with caplog.at_level(logging.INFO, logger="mpidask"):
         polling.wait(Request(5), text, itertools.repeat(0))
     assert caplog.messages == words
+
+
+def test_a_wait_can_be_ended():
+    looks = itertools.count(1)
+    request = Request(5)
+    assert not polling.wait(request, None, itertools.repeat(0), unless=lambda: next(looks) == 3)
+    assert next(request.tests) == 4
+    assert polling.wait(request, None, itertools.repeat(0), unless=lambda: False)
