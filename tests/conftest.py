@@ -45,8 +45,15 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-#: How far a long start has come; and a process of a LocalCluster that takes long to end.
-SLOWNESS = re.compile(r"^mpidask: starting for |Worker process still alive after .* killing$")
+#: Lines that a busy machine adds: how far a long start has come, and Dask's words for a process of
+#: a LocalCluster that takes long to end, for a worker that is gone when its last heartbeat comes,
+#: for results that went with a worker, and for a time-out that nobody waits for any more.
+SLOWNESS = re.compile(
+    r"^mpidask: starting for |Worker process still alive after .* killing$"
+    r"|Received heartbeat from unregistered worker|Scheduler was unaware of this worker"
+    r"|Couldn't gather \d+ keys, rescheduling"
+    r"|exception was never retrieved$|exception=TimeoutError\('Timeout'\)|TimeoutError: Timeout$"
+)
 
 
 @dataclass(frozen=True)

@@ -352,6 +352,7 @@ def test_results_lost_with_their_worker(passes):
             until(lambda: len(client.run_on_scheduler(lambda dask_scheduler: [
                 k for k in dask_scheduler.tasks if k[0] == kept.key[0]])) == 1)
             lose(client, kept)
+            until(lambda: kept.status != "finished")  # the client hears of it
             assert "Keep all of them" in str(error_of(kept))
             works(client)
             print("good")

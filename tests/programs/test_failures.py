@@ -736,7 +736,7 @@ def test_restarts_in_a_loop_are_not_slowed_down(run):
         limit=55,
     )
     assert (result.status, result.stdout) == (0, "1 2\n"), result.stderr
-    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert len(result.messages) == 1, result.stderr
 
 
 def test_workers_that_are_all_paused_are_named_once(run):
@@ -802,7 +802,7 @@ def test_a_scheduler_that_ends_when_idle_says_so(run, whose):
     assert result.status == 0, result.stderr
     assert re.fullmatch("lost\n(ClosedClient|FutureCancelled)Error\n", result.stdout)
     assert result.stderr.count("the scheduler has ended by itself: nothing to do for 2 s") == 1
-    assert len(result.stderr.splitlines()) == 2, result.stderr
+    assert len(result.messages) == 2, result.stderr
 
 
 def test_a_machine_without_a_network_is_no_reason_to_warn(run):
@@ -832,7 +832,7 @@ def test_a_machine_without_a_network_is_no_reason_to_warn(run):
         ranks=3,
     )
     assert (result.status, result.stdout) == (0, "1\n"), result.stderr
-    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert len(result.messages) == 1, result.stderr
 
 
 # -- Who may connect ----------------------------------------------------------------------

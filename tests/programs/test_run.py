@@ -351,7 +351,7 @@ def test_one_rank_is_scheduler_and_client(run, rank):
     )
     assert result.status == 0, result.stderr
     assert result.stdout == f"block 1\ninclusive 2\nrank {rank}\n"
-    assert len(result.stderr.splitlines()) == len(result.said) == 2
+    assert len(result.messages) == len(result.said) == 2
 
 
 @pytest.mark.parametrize("nanny", [False, True])

@@ -248,7 +248,7 @@ def test_a_signal_to_a_forked_child_is_none_to_main(run):
         limit=60,
     )
     assert (result.status, result.stdout) == (0, "True\n"), result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    assert len(result.messages) == 1
 
 
 # -- Children that main forks --------------------------------------------------------------
