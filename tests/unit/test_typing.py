@@ -48,9 +48,17 @@ def test_signature_shows_types_and_defaults():
     )
 
 
-@pytest.mark.parametrize("call", ["mpi_dask(", "mpi_dask_main(", "join_existing("])
-def test_completion_offers_the_options(call):
+@pytest.fixture(scope="module")
+def jedi(tmp_path_factory):
+    """Jedi, with a cache that no other process writes to at the same time."""
     jedi = pytest.importorskip("jedi")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jedi.settings, "cache_directory", tmp_path_factory.mktemp("jedi"))
+        yield jedi
+
+
+@pytest.mark.parametrize("call", ["mpi_dask(", "mpi_dask_main(", "join_existing("])
+def test_completion_offers_the_options(jedi, call):
     script = jedi.Script(f"import mpidask\n\nmpidask.{call}", project=jedi.Project(PROJECT))
     names = {completion.name for completion in script.complete()}
     assert {f"{name}=" for name in OPTIONS} <= names
@@ -58,8 +66,7 @@ def test_completion_offers_the_options(call):
     assert any({p.name for p in signature.params} >= OPTIONS for signature in signatures)
 
 
-def test_completion_of_a_client():
-    jedi = pytest.importorskip("jedi")
+def test_completion_of_a_client(jedi):
     code = "import mpidask\n\nwith mpidask.mpi_dask() as client:\n    client.sub"
     names = {found.name for found in jedi.Script(code, project=jedi.Project(PROJECT)).complete()}
     assert "submit" in names
