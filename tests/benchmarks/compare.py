@@ -190,7 +190,7 @@ def plot(results: dict[int, dict[str, list[Run]]], path: Path) -> None:
     """Draw the medians as bars, and the range of the runs as lines."""
     matplotlib.rcParams["svg.hashsalt"] = "mpidask"  # the same ids each time
     colours = {"import": "#b0b0b0", "mpidask": "#d95f0e", "dask-mpi": "#4477aa"}
-    figure, panels = pyplot.subplots(ncols=len(MEASURES), figsize=(13, 3.2), layout="constrained")
+    figure, panels = pyplot.subplots(ncols=len(MEASURES), figsize=(15, 3.2), layout="constrained")
     for panel, (measure, unit) in zip(panels, MEASURES.items(), strict=True):
         for n, name in enumerate(PROGRAMS):
             for x, runs in enumerate(results.values()):
