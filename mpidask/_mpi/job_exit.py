@@ -22,6 +22,9 @@ from mpidask._mpi.polling import pauses, wait
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+#: Seconds for the launcher to pass on what was printed: in an abort it may drop the rest.
+_FORWARDING_TIME = 0.2
+
 
 class _Plan:
     """What this process does when it leaves."""
@@ -121,7 +124,7 @@ def _leave(how: str = "ended") -> None:
         _explain(how)
         abort_at_exit(1)
     if _plan.abort_with is not None:
-        time.sleep(_plan.grace)
+        time.sleep(max(_plan.grace, _FORWARDING_TIME))
         MPI.COMM_WORLD.Abort(_plan.abort_with)
     while _plan.barriers_on:
         _barrier(*_plan.barriers_on.pop())

@@ -267,7 +267,7 @@ def test_mpi_for_one_thread_at_a_time_is_refused(passes):
         import mpi4py
         mpi4py.rc.thread_level = "serialized"
 
-        with mpi_dask() as client:
+        with mpi_dask(transport="auto") as client:
             assert client.submit(sum, [1, 2]).result() == 3
             try:
                 submit_mpi(total)

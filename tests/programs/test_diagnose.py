@@ -20,7 +20,8 @@ def names(result):
 @pytest.mark.essential
 @pytest.mark.parametrize("command", COMMANDS, ids=["command", "module"])
 @pytest.mark.parametrize("ranks", [None, 1, 4])
-def test_one_rank_prints_what_all_know(launch, ranks, command):
+def test_one_rank_prints_what_all_know(launch, ranks, command, monkeypatch):
+    monkeypatch.delenv("DASK_MPIDASK__TRANSPORT", raising=False)  # of a run of all tests with it
     result = launch(diagnose("--nthreads", "2", command=command), ranks, 60).result()
     assert (result.status, result.stderr) == (0, "")
     found = names(result)
