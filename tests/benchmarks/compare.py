@@ -72,7 +72,7 @@ MEASURES = {
 #: Seconds from the first result to when a cluster is idle: its dashboard is loaded.
 SETTLE = 5
 #: Seconds for which an idle cluster is watched.
-WATCH = 10
+WATCH = 30
 
 #: The measures of one run.
 Run = dict[str, float]
