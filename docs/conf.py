@@ -81,13 +81,14 @@ if url := repository():
 HERE = Path(__file__).parent
 MEASURED = re.compile(r"<!-- measured: (\w+) -->")
 MPIS = {"mpich": "MPICH", "openmpi": "Open MPI"}
+MEASURES = {"transport": "bulk data", "gangs": "MPI functions"}
 
 
 def _measured(found: re.Match[str]) -> str:
     files = {mpi: f"benchmarks/{found[1]}-{mpi}" for mpi in MPIS}
     there = {mpi: name for mpi, name in files.items() if (HERE / f"{name}.md").exists()}
     parts = [
-        f"### {MPIS[mpi]}: {found[1]}\n\n```{{include}} {name}.md\n```\n\n"
+        f"### {MPIS[mpi]}: {MEASURES[found[1]]}\n\n```{{include}} {name}.md\n```\n\n"
         f"![The table as a plot]({name}.svg)\n"
         for mpi, name in there.items()
     ]
@@ -122,11 +123,18 @@ def _leave_out_options(
     lines[:] = text.replace("``options.html#nthreads``", ":doc:`options`").split("\n")
 
 
+#: Flags, calls and addresses.
+CODE = re.compile(r"--[\w-]+|[\w.]+\(\S*\)|\w+://\S+")
+
+
+def _with_code(text: str) -> str:
+    return CODE.sub(r"``\g<0>``", text)
+
+
 def _as_text(app: Any, context: Any, lines: list[str]) -> None:
-    """Show a command's help as it was meant: calls with their stars, and commands as code."""
+    """Show a command's help as it was meant, with what is code as code."""
     lines[:] = [
-        f"``{line.lstrip('| ')}``" if line.startswith("|") else line.replace("**", r"\*\*")
-        for line in lines
+        f"``{line.lstrip('| ')}``" if line.startswith("|") else _with_code(line) for line in lines
     ]
 
 
@@ -137,7 +145,7 @@ def _say_what_arguments_are(app: Any, context: Any, lines: list[str]) -> None:
     for number, line in enumerate(lines):
         name = line.removeprefix(".. option:: ")
         if name in meanings:
-            lines[number + 2] = f"    {meanings[name]}"
+            lines[number + 2] = f"    {_with_code(meanings[name])}"
 
 
 def setup(app: Any) -> None:

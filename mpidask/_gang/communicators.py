@@ -26,27 +26,47 @@ def make(comm: MPI.Intracomm, ranks: Sequence[int], tag: int) -> MPI.Intracomm:
     """Make a communicator of some ranks of another one; all of them call this at a time."""
     from mpi4py import MPI
 
-    everyone = comm.Get_group()
-    group = everyone.Incl(list(ranks))
     try:
-        made = comm.Create_group(group, tag)
+        made = _create(comm, ranks, tag)
+        _let_all_arrive(made)
     except MPI.Exception as error:
         if not _spoilt:
             raise
         raise RuntimeError(
             f"MPI could not make a communicator. {len(_spoilt)} are in use by functions of "
             "submit_mpi that failed on this rank before, or left messages: each keeps one to the "
-            "end of the job, and some MPI libraries have about 2,000"
+            "end of the job, and some MPI libraries have room for about 1,000"
         ) from error
+    return made
+
+
+def _create(comm: MPI.Intracomm, ranks: Sequence[int], tag: int) -> MPI.Intracomm:
+    from mpi4py import MPI
+
+    everyone = comm.Get_group()
+    group = everyone.Incl(list(ranks))
+    try:
+        made = comm.Create_group(group, tag)
     finally:
         group.Free()
         everyone.Free()
     made.Set_errhandler(MPI.ERRORS_RETURN)
-    if can_be_revoked():
-        # Open MPI 5.0.11 may crash if it is revoked before all have made it.
-        with contextlib.suppress(MPI.Exception):  # it is revoked, by one that was fast
-            made.Barrier()
     return made
+
+
+def _let_all_arrive(comm: MPI.Intracomm) -> None:
+    """Reduce an object, as the first who do so wait for the others with the GIL.
+
+    mpi4py duplicates a communicator then, and lets no other thread run meanwhile. So this is
+    done here, where all members come at once, and not in the user's function.
+
+    And Open MPI 5.0.11 may crash if it is revoked before all have made it.
+    """
+    from mpi4py import MPI
+
+    # It may be revoked, by one that was fast.
+    with contextlib.suppress(*[MPI.Exception] * can_be_revoked()):
+        comm.allreduce(0)
 
 
 def all_well(comm: MPI.Intracomm, said: str, is_stopped: Callable[[], bool]) -> bool:

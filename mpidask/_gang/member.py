@@ -103,7 +103,9 @@ def _failure(rank: Rank, execution: Execution, error: BaseException) -> MPITaskE
     text = f"{execution.key[0]} failed on rank {rank.number} on {host}: {cause}"
     trace = _of_the_user(error.__traceback__)
     lines = traceback.format_exception(type(error), error, trace)
-    execution.why = f"{text}\n{''.join(lines)}"
+    why = f"{text}\n{''.join(lines)}"
+    # Names of files may hold what can't be sent.
+    execution.why = why.encode(errors="backslashreplace").decode()
     if not _can_be_pickled(trace):  # too deep: distributed would send nothing at all
         trace = None
     failure = MPITaskError(text, rank=rank.number, host=host).with_traceback(trace)

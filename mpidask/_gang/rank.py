@@ -87,8 +87,7 @@ class Rank:
         self._stop_all(f"the worker on rank {self.number} was closed", self.grace)
 
     def stand_down(self) -> None:
-        """End all members, and abort nothing from now on: the cluster ends."""
-        self._abort = lambda reason: None
+        """End all members: the cluster ends."""
         self._stop_all("the cluster ends", None)
 
     def _stop_all(self, why: str, grace: float | None) -> None:

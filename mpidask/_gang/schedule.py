@@ -6,7 +6,7 @@ reserves its ranks, so that later ones don't overtake it for ever.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 
@@ -23,12 +23,15 @@ class Request:
         Which, in the order of its members; None: whichever.
     homes : mapping of int to int
         Where the choice is open: the ranks that hold the data of members, by their numbers.
+    unfit : set of int
+        The ranks that don't have the resources it asks for.
     """
 
     gang: str
     size: int
     ranks: tuple[int, ...] | None = None
     homes: Mapping[int, int] = field(default_factory=dict)
+    unfit: Set[int] = frozenset()
 
 
 def startable(
@@ -49,22 +52,23 @@ def startable(
     for request in requests:
         if taken.issuperset(up):
             return
-        ranks = request.ranks or _choice(request, set(up), taken)
-        if len(ranks) == request.size and all(rank in up and rank not in taken for rank in ranks):
+        fit = set(up) - request.unfit
+        ranks = request.ranks or _choice(request, fit, taken)
+        if len(ranks) == request.size and fit.difference(taken).issuperset(ranks):
             yield request.gang, ranks
         taken.update(ranks)
 
 
-def _choice(request: Request, up: set[int], taken: set[int]) -> tuple[int, ...]:
+def _choice(request: Request, fit: set[int], taken: set[int]) -> tuple[int, ...]:
     """Choose ranks: those that hold data first, whatever they do now, then those that are free.
 
-    There are fewer than asked for if too few are up.
+    There are fewer than asked for if too few are fit.
     """
     chosen: dict[int, int] = {}
     for member, rank in request.homes.items():
-        if rank in up and rank not in chosen.values():
+        if rank in fit and rank not in chosen.values():
             chosen[member] = rank
-    others = sorted(up.difference(chosen.values()), key=lambda rank: (rank in taken, rank))
+    others = sorted(fit.difference(chosen.values()), key=lambda rank: (rank in taken, rank))
     fill = iter(sorted(others[: request.size - len(chosen)]))
     ranks = (chosen[n] if n in chosen else next(fill, None) for n in range(request.size))
     return tuple(rank for rank in ranks if rank is not None)

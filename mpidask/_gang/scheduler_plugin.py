@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from distributed import SchedulerPlugin
@@ -31,18 +31,24 @@ class Gangs(SchedulerPlugin):
     scheduler : distributed.Scheduler
     job : Job
     grace, startup_timeout : float
+    abort : callable
         As for `Supervisor` and `Starter`.
     """
 
     name = PLUGIN
 
     def __init__(
-        self, scheduler: Scheduler, job: Job, grace: float, startup_timeout: float
+        self,
+        scheduler: Scheduler,
+        job: Job,
+        grace: float,
+        startup_timeout: float,
+        abort: Callable[[str], None],
     ) -> None:
         self.job = job
         self._scheduler = scheduler
         self._gangs = Registry()
-        self._supervisor = Supervisor(scheduler, self._gangs, grace)
+        self._supervisor = Supervisor(scheduler, self._gangs, grace, abort)
         self._starter = Starter(scheduler, self._gangs, job, grace, startup_timeout)
         self._dirty: dict[Gang, None] = {}
         self._next_look: asyncio.Handle | None = None

@@ -146,6 +146,17 @@ def homes(scheduler: Scheduler, keys: list[Any], ranks: Mapping[str, int]) -> di
     return found
 
 
+def resources_asked(scheduler: Scheduler, key: Any) -> dict[str, float]:
+    """Give the resources that a task asks for."""
+    return dict(scheduler.tasks[key].resource_restrictions or {})
+
+
+def offers(scheduler: Scheduler, worker: str, resources: Mapping[str, float]) -> bool:
+    """Tell whether a worker has resources, in use or not."""
+    there = scheduler.workers[worker].resources
+    return all(there.get(name, 0) >= amount for name, amount in resources.items())
+
+
 def keep_waiting(scheduler: Scheduler, keys: Iterable[Any]) -> None:
     """Keep ``distributed.scheduler.no-workers-timeout`` from failing tasks that wait.
 

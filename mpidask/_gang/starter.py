@@ -1,9 +1,10 @@
-"""Gangs that are ready start when their ranks are free, or fail if those don't come back."""
+"""Gangs that are ready start when their ranks are free, or fail if those can't be had."""
 
 from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mpidask._errors import MPITaskError
@@ -70,7 +71,13 @@ class Starter:
         if gang.ranks is None:
             ranks = {worker: rank for rank, worker in self._workers.items()}
             homes = tasks.homes(self._scheduler, gang.keys, ranks)
-        return Request(gang.name, len(gang.keys), gang.ranks, homes)
+        return Request(gang.name, len(gang.keys), gang.ranks, homes, self._unfit(gang))
+
+    def _unfit(self, gang: Gang) -> set[int]:
+        """Give the ranks whose workers don't offer the resources that a gang asks for."""
+        asked = tasks.resources_asked(self._scheduler, gang.keys[0])
+        workers = self._workers.items()
+        return {rank for rank, at in workers if not tasks.offers(self._scheduler, at, asked)}
 
     def _start(self, gang: Gang, ranks: tuple[int, ...], workers: list[str]) -> None:
         del self._gangs.ready[gang]
@@ -82,13 +89,27 @@ class Starter:
     def _fail_hopeless(self) -> None:
         limit = time.monotonic() - self._grace
         lost = {rank for rank, since in self._gone_at.items() if since < limit}
-        for gang in list(self._gangs.ready) if lost else ():
-            missing = lost.intersection(gang.ranks or self._job.ranks)
-            enough = gang.ranks is None and len(self._job.ranks) - len(lost) >= len(gang.keys)
-            if missing and not enough:
-                error = MPITaskError(
-                    f"{gang.name} can't run: no worker on rank{'s' * (len(missing) > 1)} "
-                    f"{', '.join(map(str, sorted(missing)))}, for {self._grace:g} s now "
-                    "(mpi_task_grace)"
-                )
+        for gang in list(self._gangs.ready):
+            if why := self._why_not(gang, lost):
+                error = MPITaskError(f"{gang.name} can't run: {why}")
                 tasks.fail(self._scheduler, gang.keys, error=error)
+
+    def _why_not(self, gang: Gang, lost: set[int]) -> str:
+        """Say why a gang never starts, if it doesn't."""
+        ranks = set(gang.ranks or self._job.ranks)
+        missing, unfit = ranks & lost, ranks & self._unfit(gang)
+        if len(ranks - missing - unfit) >= len(gang.keys):
+            return ""
+        reasons = []
+        if missing:
+            time_out = f"for {self._grace:g} s now (mpi_task_grace)"
+            reasons.append(f"no worker on {_ranks(missing)}, {time_out}")
+        if unfit:
+            asked = tasks.resources_asked(self._scheduler, gang.keys[0])
+            reasons.append(f"its resources {asked} are not to be had on {_ranks(unfit)}")
+        return "; ".join(reasons)
+
+
+def _ranks(ranks: Iterable[int]) -> str:
+    listed = sorted(ranks)
+    return f"rank{'s' * (len(listed) > 1)} {', '.join(map(str, listed))}"

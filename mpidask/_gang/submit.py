@@ -124,7 +124,7 @@ def _submit(
     if not job.is_mpi:
         return list(client.map(member.run_alone, *calls, **arguments))
     gang = {"gang": keys[0][0], "size": len(keys), "ranks": wanted}
-    with annotate(**{ANNOTATION: gang}):
+    with annotate(**{ANNOTATION: gang}, allow_other_workers=False):
         mapped = client.map(member.run, *calls, workers=[HOLD], priority=_PRIORITY, **arguments)
     return list(mapped)
 

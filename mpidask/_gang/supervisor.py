@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mpidask._errors import MPITaskError
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
 _HOLDER = "mpidask-gangs"
 #: Tags for making communicators.
 _TAGS = 10_000
+#: Seconds between members that give up, so that one alone has the last word.
+_TURN = 2
 
 
 class Supervisor:
@@ -29,12 +33,17 @@ class Supervisor:
     gangs : Registry
     grace : float
         Seconds that members have to end when others have.
+    abort : callable
+        Ends the job, with a reason.
     """
 
-    def __init__(self, scheduler: Scheduler, gangs: Registry, grace: float) -> None:
+    def __init__(
+        self, scheduler: Scheduler, gangs: Registry, grace: float, abort: Callable[[str], None]
+    ) -> None:
         self._scheduler = scheduler
         self._gangs = gangs
         self._grace = grace
+        self._abort = abort
 
     def settle(self, gang: Gang) -> None:
         """Do what the states of its tasks ask for."""
@@ -92,13 +101,25 @@ class Supervisor:
         hurry = run.has_lost_members
         if not run.stopped or (hurry and not run.hurried):
             run.stopped, run.hurried = True, hurry
-            for number, member in enumerate(run.inside()):
-                # One after the other, so that one alone has the last word.
-                grace = self._grace + 2 * number if hurry else None
+            inside = list(run.inside())
+            for number, member in enumerate(inside):
+                grace = self._grace + _TURN * number if hurry else None
                 self.stop(member.address, member.token, run.broken, grace)
+            if hurry:
+                grace = self._grace + _TURN * (len(inside) + 1)
+                asyncio.get_running_loop().call_later(grace, self._end_job, gang.name, run)
         pairs = zip(gang.keys, run.members, strict=True)
         waiting = [key for key, member in pairs if not member.token]
         tasks.call_back(self._scheduler, [key for key in waiting if states[key] == "processing"])
+
+    def _end_job(self, name: str, run: Run) -> None:
+        """End a job of which ranks can't do so themselves, as they let no Python run."""
+        pairs = zip(run.ranks, run.members, strict=True)
+        if stuck := [rank for rank, member in pairs if member.is_inside]:
+            self._abort(
+                f"{name} can't go on, and ranks {stuck} don't return from it, for "
+                f"{self._grace:g} s now (mpi_task_grace): {run.broken}"
+            )
 
     def stop(self, worker: str, token: str, why: str, grace: float | None) -> None:
         """Let a member end, within so many seconds."""

@@ -47,13 +47,14 @@ class RankGangs:
         self._options = options
         self._job = job_of(roles, options)
         self._rank: Rank | None = None
+        self._ending = False
 
     def serve(self, scheduler: Scheduler) -> None:
         """Let a scheduler of this rank manage gangs."""
         from mpidask._gang.scheduler_plugin import Gangs
 
         grace, timeout = self._options.mpi_task_grace, self._options.startup_timeout
-        scheduler.add_plugin(Gangs(scheduler, self._job, grace, timeout))
+        scheduler.add_plugin(Gangs(scheduler, self._job, grace, timeout, self._abort))
 
     def options_of_worker(self, options: Options, cluster: Cluster) -> Options:
         """Let the worker of this rank be known as such, and take part."""
@@ -62,7 +63,7 @@ class RankGangs:
         jobs.remember(cluster.address, self._job)
         if self._job.problem:
             return options
-        self._rank = rank.Rank(self._comm.mpi, options.mpi_task_grace, _abort)
+        self._rank = rank.Rank(self._comm.mpi, options.mpi_task_grace, self._abort)
         rank.serve(self._rank)
         added = worker_plugin.arguments(self._rank, options.worker_options)
         return dataclasses.replace(options, worker_options={**options.worker_options, **added})
@@ -71,6 +72,7 @@ class RankGangs:
         """End what this rank takes part in; tell whether it has ended within the grace."""
         from mpidask._gang import rank
 
+        self._ending = True
         ours = self._rank
         if ours is None:
             return True
@@ -81,7 +83,8 @@ class RankGangs:
         rank.serve(None)
         return ours.is_vacant
 
-
-def _abort(reason: str) -> None:
-    logger.error("ending the job: %s", reason.rstrip())
-    job_exit.abort_at_exit(1, at_once=True)
+    def _abort(self, reason: str) -> None:
+        """End the job, unless the cluster ends anyway."""
+        if not self._ending:
+            logger.error("ending the job: %s", reason.rstrip())
+            job_exit.abort_at_exit(1, at_once=True)

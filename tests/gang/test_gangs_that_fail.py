@@ -124,6 +124,47 @@ def test_mpi_that_waits_for_one_that_failed_ends_the_job(fails):
     assert ", in fails" in last and "ValueError: the cause" in last
 
 
+def test_a_rank_that_lets_no_python_run_ends_the_job(fails):
+    """Its own timers don't run; the scheduler's do."""
+    result = fails(
+        """
+        def fails(comm):
+            own = comm.Dup()
+            if comm.rank == 1:
+                raise ValueError("the cause")
+            own.allreduce(1)  # mpi4py duplicates it, and holds the GIL
+
+        @mpi_dask_main(mpi_task_grace=1)
+        def main(client):
+            error_of(submit_mpi(fails)[1])
+            print("the rest goes on", flush=True)
+            time.sleep(100)
+            print("unexpected")
+
+        main()
+        """,
+        ranks=5,
+    )
+    assert result.stdout == "the rest goes on\n"
+    last = result.stderr[result.stderr.rindex("mpidask: ending the job") :]
+    assert "ranks [2, 4] don't return" in last and "mpi_task_grace" in last, result.stderr
+    assert ", in fails" in last and "ValueError: the cause" in last
+
+
+def test_words_that_are_no_unicode(passes):
+    """Names of files may be so, and stand in exceptions."""
+    passes(r"""
+        def fails(comm):
+            raise FileNotFoundError(os.fsdecode(b"caf\xe9.h5"))
+
+        with mpi_dask() as client:
+            for future in submit_mpi(fails):
+                assert r"caf\udce9.h5" in ascii(str(error_of(future)))
+            works(client)
+            print("good")
+    """)
+
+
 def test_revoked_where_the_job_can(begin, open_mpi, launch, tmp_path):
     """Under ULFM the others are woken in MPI, and the job goes on."""
     if not open_mpi:

@@ -320,3 +320,69 @@ def test_joined_workers_take_no_part(begin, start):
     for one in outside, job, joining:
         result = one.result()
         assert result.status == 0, result.stderr
+
+
+def test_workers_go_on_while_members_wait_in_a_reduction(passes):
+    """The first one of objects holds the GIL, unless it is made when all members are there."""
+    passes(
+        """
+        def late(comm, path):
+            if comm.rank == 0:
+                until(exists(path))
+            else:
+                print_once(f"waits-{comm.rank}")
+            return comm.allreduce(1)
+
+        with mpi_dask() as client:
+            futures = submit_mpi(late, "now")
+            until(exists("waits-1"))
+            for n in range(50):
+                assert client.run(lambda: n, workers=[address_of(client, 3)])
+                time.sleep(0.01)
+            print_once("now")
+            assert client.gather(futures) == [2, 2]
+            print("good")
+        """
+    )
+
+
+def test_resources(passes):
+    passes(
+        """
+        import dask
+
+        async def offer(dask_worker):
+            await dask_worker.set_resources(GPU=1)
+
+        with mpi_dask() as client:
+            def annotated(amount, **kwargs):
+                with dask.annotate(resources={"GPU": amount}):
+                    return submit_mpi(where, **kwargs)
+
+            error = str(error_of(annotated(1)[0]))
+            assert "its resources {'GPU': 1} are not to be had on ranks 2, 3, 4" in error, error
+            for rank in 4, 3:
+                client.run(offer, workers=[address_of(client, rank)])
+            assert client.gather(annotated(1, ranks=2)) == [3, 4]
+            assert client.gather(annotated(1, ranks=[4])) == [4]
+            for impossible in annotated(1), annotated(1, ranks=[2]), annotated(2, ranks=[3]):
+                assert "are not to be had on rank" in str(error_of(impossible[0]))
+            works(client)
+            print("good")
+        """,
+        ranks=5,
+    )
+
+
+def test_annotations_around_it(passes):
+    passes(
+        """
+        import dask
+
+        with mpi_dask() as client:
+            with dask.annotate(allow_other_workers=True, workers=["elsewhere"], priority=-5):
+                works(client, ranks=[3, 2])
+                assert client.gather(submit_mpi(where, ranks=[3, 2])) == [3, 2]
+            print("good")
+        """
+    )

@@ -64,6 +64,13 @@ def test_pieces_on_ranks_that_are_gone_do_not_count():
     assert started(Request("a", 2, homes={0: 3}), up=[0, 1]) == {"a": (0, 1)}
 
 
+def test_nothing_starts_on_ranks_that_are_unfit():
+    assert started(Request("a", 2, unfit={0, 2})) == {"a": (1, 3)}
+    assert started(Request("a", 1, homes={0: 3}, unfit={3})) == {"a": (0,)}
+    assert started(Request("a", 2, (0, 1), unfit={1})) == {}
+    assert started(Request("a", 3, unfit={0, 1}), listed("b", 0)) == {"b": (0,)}
+
+
 def test_all_start_in_the_end_and_none_is_overtaken_for_ever():
     """Random gangs; each ends after a while. Whoever waits is overtaken by few."""
     chance = random.Random(0)
