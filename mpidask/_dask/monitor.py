@@ -47,6 +47,7 @@ class Monitor:
         tally, places = Tally(scheduler), Places(ranks)
         scheduler.add_plugin(tally)
         self._path = options.summary
+        self._timeout = options.shutdown_timeout / 2
         self._writing = threading.Lock()
         self._finished = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -80,6 +81,12 @@ class Monitor:
             if not self._finished:
                 self._write(text)
 
+    def _write_last(self, summary: Summary, status: int) -> None:
+        text = summary.text(status)
+        with self._writing:
+            self._finished = True
+            self._write(text)
+
     def _write(self, text: str) -> None:
         assert self._path is not None
         try:
@@ -94,8 +101,10 @@ class Monitor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._summary is not None:
             self._summary.sample()
-            with self._writing:
-                self._finished = True
-                self._write(self._summary.text(status))
+            writing = asyncio.wrap_future(in_daemon_thread(self._write_last, self._summary, status))
+            try:
+                await asyncio.wait_for(writing, self._timeout)
+            except asyncio.TimeoutError:
+                logger.warning("writing the summary takes more than %g s: left", self._timeout)
             for line in self._summary.lines():
                 logger.info(line)

@@ -28,6 +28,8 @@ class PerformanceReport:
     ----------
     path : str
         The file.
+    timeout : float
+        Seconds that the last version may take.
 
     Raises
     ------
@@ -35,9 +37,10 @@ class PerformanceReport:
         If the file can't be written.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, timeout: float) -> None:
         output_file.check(path, "performance report")
         self._path = path
+        self._timeout = timeout
         self._writing: asyncio.Task[None] | None = None
 
     async def start(self, client: Client, code: str) -> None:
@@ -90,14 +93,17 @@ class PerformanceReport:
         if self._writing is not None:
             self._writing.cancel()
             await asyncio.gather(self._writing, return_exceptions=True)
-        await self._write()
+        try:
+            await asyncio.wait_for(self._write(), self._timeout)
+        except asyncio.TimeoutError:
+            raise TimeoutError(f"no answer of the scheduler for {self._timeout:g} s") from None
 
 
 def prepared(options: Options) -> PerformanceReport | None:
     """Give the report that the options ask for."""
     if options.performance_report is None:
         return None
-    return PerformanceReport(options.performance_report)
+    return PerformanceReport(options.performance_report, options.shutdown_timeout)
 
 
 def code_of_the_program(client: Client) -> str:

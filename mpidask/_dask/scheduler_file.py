@@ -88,8 +88,9 @@ def write(path: str, identity: Mapping[str, Any], cluster: Cluster) -> None:
     """
     check_replaceable(path)
     content = dict(identity)
-    if cluster.security is not None:
-        content["security"] = {name: getattr(cluster.security, name) for name in _CREDENTIALS}
+    credentials = {name: getattr(cluster.security, name, None) for name in _CREDENTIALS}
+    if any(credentials.values()):
+        content["security"] = credentials
     try:
         with draft(path) as name, open(name, "x", opener=_for_the_owner) as file:
             json.dump(content, file, indent=2)

@@ -68,7 +68,7 @@ class Execution:
                     self._comm.Revoke()
 
     @property
-    def is_in_mpi(self) -> bool:
+    def is_running(self) -> bool:
         """Whether it has started and not ended."""
         return self._answer.done() and self._answer.result() is not None and not self.how
 

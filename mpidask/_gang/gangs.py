@@ -64,7 +64,8 @@ class Run:
 
     @property
     def can_start(self) -> bool:
-        return not (self.started or self.broken) and all(member.token for member in self.members)
+        all_here = all(member.token and not member.left for member in self.members)
+        return all_here and not (self.started or self.broken)
 
     @property
     def has_lost_members(self) -> bool:

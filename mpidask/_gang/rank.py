@@ -50,6 +50,7 @@ class Rank:
         self._worker: Worker | None = None
         self._vacated = threading.Event()
         self._vacated.set()
+        self._closed_by = ""
 
     # -- In the threads of members. ------------------------------------------------------
 
@@ -58,7 +59,7 @@ class Rank:
         execution = Execution(f"{self.number}.{next(self._numbers)}", key)
         self._vacated.clear()
         self._inside[execution.token] = execution
-        self._call_in_loop(self._say, HERE, execution)
+        self._call_in_loop(self._announce, execution)
         return execution
 
     def tell_failure(self, execution: Execution) -> None:
@@ -78,19 +79,20 @@ class Rank:
     async def attach(self, worker: Worker) -> None:
         """Serve a worker that starts, when nothing of the one before is left."""
         await poll(lambda: self.is_vacant)
-        self._worker = worker
+        self._worker, self._closed_by = worker, ""
         worker.stream_handlers |= {GO: self._go, STOP: self._stop}
         worker.on_close = self._detach  # type: ignore[attr-defined]  # the lifecycle's workers
 
     def _detach(self) -> None:
         """End the members on a worker that closes: the scheduler can't reach them."""
-        self._stop_all(f"the worker on rank {self.number} was closed", self.grace)
+        self._close(f"the worker on rank {self.number} was closed", self.grace)
 
     def stand_down(self) -> None:
         """End all members: the cluster ends."""
-        self._stop_all("the cluster ends", None)
+        self._close("the cluster ends", None)
 
-    def _stop_all(self, why: str, grace: float | None) -> None:
+    def _close(self, why: str, grace: float | None) -> None:
+        self._closed_by = why
         for token in list(self._inside):
             self._stop(token, why, grace)
 
@@ -98,6 +100,12 @@ class Rank:
     def is_vacant(self) -> bool:
         """Whether no thread of this rank is in a gang."""
         return self._vacated.is_set()
+
+    def _announce(self, execution: Execution) -> None:
+        if self._closed_by:  # nobody would tell it to go, or to stop
+            execution.stop(self._closed_by)
+        else:
+            self._say(HERE, execution)
 
     def _say(self, op: str, execution: Execution, **more: Any) -> None:
         from distributed.comm.core import CommClosedError
@@ -147,7 +155,7 @@ class Rank:
             asyncio.get_running_loop().call_later(_INSISTENCE, self._insist, execution)
 
     def _give_up(self, execution: Execution) -> None:
-        if execution.is_in_mpi:
+        if execution.is_running:
             self._abort(
                 f"{execution.key[0]} can't go on, and rank {self.number} does not return from "
                 f"it, for {self.grace:g} s now (mpi_task_grace): {execution.why}"

@@ -104,6 +104,8 @@ class Gangs(SchedulerPlugin):
             self._touch(gang)
 
     def _here(self, worker: str, key: Any, token: str) -> None:
+        if worker not in self._scheduler.workers:  # its last words
+            return
         for gang, run, member in self._gangs.members_on(worker):
             if gang is self._gangs.of(key) and not member.token and not run.broken:
                 member.token = token

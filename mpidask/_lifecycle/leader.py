@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import signal
 from collections.abc import Callable
+from typing import Any
 
 from mpidask._dask.client import give_up_reconnecting
 from mpidask._dask.liveness import SchedulerWatch
@@ -91,7 +92,7 @@ class Leader:
             raise self._startup.timed_out(deadline.timeout) from None
         self._order_all(Running())
         self._listening = asyncio.create_task(self._listen())
-        self._listening.add_done_callback(self._give_up_if_failed)
+        self._listening.add_done_callback(self.give_up_if_failed)
         cluster = self._startup.cluster
         if cluster is not None:
             logger.info(self._startup.summary())
@@ -127,7 +128,7 @@ class Leader:
         while True:
             rank, message = await self._hear(longest=SELDOM_JOINED if joining else SELDOM)
             match message:
-                case Failed() | Finished("worker"):
+                case Failed(final=True) | Finished("worker"):
                     working.discard(rank)
                 case Finished("scheduler"):
                     self._is_over(0)
@@ -139,9 +140,9 @@ class Leader:
             if joining and not working:
                 self._is_over(1 if startup.failures else 0)
 
-    def _give_up_if_failed(self, listening: asyncio.Task[None]) -> None:
+    def give_up_if_failed(self, task: asyncio.Task[Any]) -> None:
         """End the job rather than leave it to itself, should there be an error of ours."""
-        if not listening.cancelled() and (error := listening.exception()) is not None:
+        if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("the leader failed, ending the job", exc_info=error)
             self._break()
 

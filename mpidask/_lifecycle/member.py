@@ -94,45 +94,51 @@ class Member:
     async def _follow_orders(self) -> End:
         while True:
             _, order = await self._comm.receive(TO_MEMBER, longest=self._longest_pause)
-            match order:
-                case StartScheduler():
-                    self._scheduler = SchedulerRunner(self._options, order, self._report)
-                    running = self._scheduler.run(self._serve, before_close=self._silence)
-                    self._launch("scheduler", running)
-                case StartTransport():
-                    self._transport.start(order)
-                case MeasureTransport():
-                    self._launch("transport", self._measure(order))
-                case SendByMPI(peers):
-                    self._transport.send_to(peers)
-                case StartWorker(cluster):
-                    options = self._transport.options_of_worker(self._options)
-                    if cluster is not None:
-                        options = self._gangs.options_of_worker(options, cluster)
-                    self._worker = WorkerSupervisor(options, order, self._report, self._expect_end)
-                    self._launch("worker", self._worker.run())
-                    if cluster is not None and (watching := self._guard.watch(cluster)):
-                        self._launch("liveness", watching)
-                case Running():
-                    self._starting.cancel()
-                    self._running = True
-                    for duty, work in self._scheduler.later_duties() if self._scheduler else ():
-                        self._launch(duty, work)
-                case SchedulerClosed():
-                    self._guard.expect_no_scheduler()
-                case SignalHeard() if self._roles.client is not None:
-                    # A function of the user's has to come to its end; else the order to end
-                    # the cluster is near.
-                    while self._unheard:
-                        self._unheard.pop().cancel()
-                case End():
-                    self._ending = True
-                    self._guard.stand_down()
-                    return order
+            if isinstance(order, End):
+                self._ending = True
+                self._guard.stand_down()
+                return order
+            self._follow(order)
+
+    def _follow(self, order: object) -> None:
+        match order:
+            case StartScheduler():
+                self._scheduler = SchedulerRunner(self._options, order, self._report)
+                running = self._scheduler.run(self._serve, before_close=self._silence)
+                self._launch("scheduler", running)
+            case StartTransport():
+                self._transport.start(order)
+            case MeasureTransport():
+                self._launch("transport", self._measure(order))
+            case SendByMPI(peers):
+                self._transport.send_to(peers)
+            case StartWorker(cluster):
+                self._launch("worker", self._run_worker(order))
+                if cluster is not None and (watching := self._guard.watch(cluster)):
+                    self._launch("liveness", watching)
+            case Running():
+                self._starting.cancel()
+                self._running = True
+                for duty, work in self._scheduler.later_duties() if self._scheduler else ():
+                    self._launch(duty, work)
+            case SchedulerClosed():
+                self._guard.expect_no_scheduler()
+            case SignalHeard() if self._roles.client is not None:
+                # A function of the user's has to come to its end; else the order to end
+                # the cluster is near.
+                while self._unheard:
+                    self._unheard.pop().cancel()
 
     def _serve(self, scheduler: Scheduler) -> None:
         self._guard.guard(scheduler)
         self._gangs.serve(scheduler)
+
+    async def _run_worker(self, order: StartWorker) -> None:
+        options = self._transport.options_of_worker(self._options)
+        if order.cluster is not None:
+            options = self._gangs.options_of_worker(options, order.cluster)
+        self._worker = WorkerSupervisor(options, order, self._report, self._expect_end)
+        await self._worker.run()
 
     @property
     def _hosts_server(self) -> bool:

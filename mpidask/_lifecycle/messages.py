@@ -22,6 +22,7 @@ __all__ = [
     "MeasureTransport",
     "RankReady",
     "Running",
+    "SchedulerClosed",
     "SendByMPI",
     "SignalHeard",
     "Signalled",
@@ -67,10 +68,11 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """A rank could not start, or go on with, its part."""
+    """A rank could not start, or go on with, its part; unless it is `final`, it tries again."""
 
     duty: str
     cause: str
+    final: bool = True
 
 
 @dataclass(frozen=True)

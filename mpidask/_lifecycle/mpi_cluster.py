@@ -112,13 +112,14 @@ class MPICluster:
 
     async def _start(self) -> Cluster | None:
         assert self._members is not None
-        self._serving = asyncio.create_task(self._member().serve())
+        serving = asyncio.create_task(self._member().serve())
 
         def on_signal(signum: int) -> None:
             self._reaction.expect(signum)
             signals.raise_in_main_thread(signum)
 
         self._leader = Leader(self._members, self._roles, self._options, on_signal)
+        serving.add_done_callback(self._leader.give_up_if_failed)
         cluster = await self._leader.start(self._gathering.deadline)
         if cluster is not None:
             jobs.remember(cluster.address, job_of(self._roles, self._options))

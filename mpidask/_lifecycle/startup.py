@@ -50,7 +50,7 @@ class Startup:
                 self.cluster = message
             case WorkerStarted():
                 self.workers[rank] = message
-            case Failed():
+            case Failed(final=True):
                 self.failures[rank] = message
 
     @property

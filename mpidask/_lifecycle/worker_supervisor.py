@@ -70,7 +70,7 @@ class WorkerSupervisor:
             except Exception as error:
                 if self._joins or attempt == 0:
                     raise
-                self._report(Failed("worker", root_cause(error)))
+                self._report(Failed("worker", root_cause(error), final=False))
             else:
                 if attempt == 0:
                     self._report_start()
@@ -89,7 +89,8 @@ class WorkerSupervisor:
     def replace(self) -> None:
         """Close a worker whose process should end, as a task of its wants, for a fresh one."""
         if self._worker is not None and not self._stopping:
-            self._report(Failed("worker", "a task raised SystemExit or KeyboardInterrupt"))
+            cause = "a task raised SystemExit or KeyboardInterrupt"
+            self._report(Failed("worker", cause, final=False))
             self._closing = asyncio.create_task(self._worker.close(reason=workers.TASK_EXIT))
 
     def expect_end(self) -> None:

@@ -44,7 +44,7 @@ class Communicator:
 
     @property
     def mpi(self) -> MPI.Intracomm:
-        """The private communicator; others than this class use tags from 20002 on."""
+        """The private communicator; messages of others than this class have tags from 20002 on."""
         return self._comm
 
     def send(self, rank: int, tag: int, message: object) -> None:

@@ -217,7 +217,7 @@ class MPIComm(Comm):
         try:
             while self._reading or self._announced or self._transfers:
                 self._take(await self._stream.read())
-        except CommClosedError as error:
+        except Exception as error:  # CommClosedError, or no memory for a frame
             self._lose(error)
 
     def _take(self, message: object) -> None:
@@ -252,7 +252,7 @@ class MPIComm(Comm):
         """Take note that the stream has ended."""
         if self._lost is not None:
             return
-        self._lost = error if isinstance(error, CommClosedError) else CommClosedError(str(error))
+        self._lost = error if isinstance(error, CommClosedError) else CommClosedError(repr(error))
         self._announced.clear()
         self._stream.abort()
         self._news.set()

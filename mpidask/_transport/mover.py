@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import queue
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from functools import partial
 
 from distributed.comm.core import CommClosedError
@@ -49,12 +50,11 @@ class Transfer(Future[None]):
 
     def end(self) -> None:
         """Tell who waits, once."""
-        if self.done():
-            return
-        if self.error is None:
-            self.set_result(None)
-        else:
-            self.set_exception(self.error)
+        with contextlib.suppress(InvalidStateError):  # it has ended, maybe just now elsewhere
+            if self.error is None:
+                self.set_result(None)
+            else:
+                self.set_exception(self.error)
 
 
 class Mover:
@@ -106,7 +106,7 @@ class Mover:
         self._thread.join(timeout)
         ended = not self._thread.is_alive()
         self._order(self._abandon)
-        self._thread.join()
+        self._thread.join(_PATIENCE)  # it may be stuck in a call of MPI
         return ended
 
     def _start(self, call: Callable[..., MPI.Request], transfer: Transfer) -> Transfer:

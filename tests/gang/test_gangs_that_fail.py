@@ -365,6 +365,32 @@ def test_client_restart(passes):
     )
 
 
+def test_a_member_that_comes_when_its_worker_has_begun_to_close(passes):
+    """Nobody would tell it to go, or to stop."""
+    passes(
+        """
+        def come_late():
+            from mpidask._gang.rank import Rank
+            enter = Rank.enter
+            def late(self, key):
+                print_once(f"late-{self.number}")
+                Rank.enter = enter
+                until(lambda: self._closed_by)
+                return enter(self, key)
+            Rank.enter = late
+
+        with mpi_dask(nthreads=1) as client:
+            client.run(come_late)
+            submitted = submit_mpi(total)
+            for rank in 2, 3:
+                until(exists(f"late-{rank}"))
+            client.restart()
+            works(client)
+            print("good")
+        """
+    )
+
+
 def test_results_lost_with_their_worker(passes):
     """All ranks run again, if all futures are still held."""
     passes(

@@ -325,6 +325,42 @@ def test_joining_before_and_after_and_coming_back(start, launch, session):
     assert third.result().status == 0
 
 
+def test_joined_workers_replaced_for_their_tasks_stay(start, run):
+    """A task that raises SystemExit costs a worker, and not the job it runs in."""
+    cluster = start(
+        """
+        import sys, time
+        from distributed import KilledWorker
+        from mpidask import mpi_dask_main
+
+        def names(client):
+            workers = client.scheduler_info(-1)["workers"].values()
+            return {worker["name"] for worker in workers}
+
+        @mpi_dask_main(scheduler_file="scheduler.json")
+        def main(client):
+            client.wait_for_workers(2)
+            joined = names(client) - {"mpidask-2"}
+            error = client.submit(sys.exit, 3, workers=joined).exception()
+            assert isinstance(error, KilledWorker), error
+            client.wait_for_workers(2)
+            assert client.submit(sum, [1, 2], workers=names(client) - {"mpidask-2"}).result() == 3
+            print("good")
+
+        main()
+        """,
+        ranks=3,
+        env={"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"},
+    )
+    joined = start(JOIN.format(""), ranks=1)
+    assert cluster.result().stdout == "good\n"
+    joined.wait_for_message("waiting for a scheduler")
+    joined.rank(0).send_signal(signal.SIGTERM)
+    result = joined.result()
+    assert result.status == 143, result.stderr
+    assert "failed: a task raised SystemExit" in result.stderr
+
+
 def test_joining_a_batch_job_with_credentials(start, session, tmp_path):
     batch = start(
         """

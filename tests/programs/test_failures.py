@@ -49,6 +49,7 @@ BUSY = "while True: time.monotonic()"
         ("interface='nonesuch0'", 3, "StartupError", "scheduler on rank 0 on"),
         ("worker_class='no.such.Class'", 3, "StartupError", "worker on rank 2 on"),
         ("worker_options={'nonesuch': 1}", 3, "StartupError", "worker on rank 2 on"),
+        ("worker_options={'plugins': 1}", 3, "StartupError", "worker on rank 2 on"),
         ("scheduler_options={'nonesuch': 1}", 3, "StartupError", "scheduler on rank 0 on"),
         ("host='192.0.2.1'", 3, "StartupError", "scheduler on rank 0 on"),
         ("local_directory='/proc/nonesuch'", 3, "StartupError", "worker on rank 2 on"),
@@ -649,6 +650,39 @@ def test_a_task_that_holds_the_gil_does_not_hold_the_job(run):
     )
     assert (result.status, result.stdout) == (5, "value\n"), result.stderr
     assert "no answer from rank" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_scheduler_that_does_not_answer_holds_no_report(run):
+    pytest.importorskip("bokeh")
+    result = run(
+        """
+        import ctypes, os, time
+        from distributed import fire_and_forget
+        from mpidask import mpi_dask_main
+
+        def hold():
+            libc = ctypes.PyDLL(None)  # its calls keep the GIL
+            libc.creat(b"held", 0o600)
+            libc.sleep(200)
+
+        options = {"shutdown_timeout": 2, "performance_report": "report.html"}
+
+        @mpi_dask_main(exclusive_workers=False, **options)
+        def main(client):
+            fire_and_forget(client.submit(hold, workers=["mpidask-0"]))
+            while not os.path.exists("held"):
+                time.sleep(0.05)
+            print("value", flush=True)
+
+        main()
+        """,
+        ranks=3,
+        limit=150,
+    )
+    assert result.stdout == "value\n", result.stderr
+    assert "could not write the performance report: TimeoutError: no answer" in result.stderr
+    assert "no answer from rank 0" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from mpidask._transport.mover import Transfer
+
 PRELUDE = """
 import asyncio, gc, os, signal, time, uuid
 import numpy as np
@@ -285,6 +287,38 @@ def test_a_receiver_out_of_memory_loses_the_comm(pair):
         play(send, receive, number=2)
         """
     )
+
+
+def test_a_stream_out_of_memory_loses_the_comm(pair):
+    """As with sockets alone, though another task does the reading."""
+    pair(
+        """
+        async def send(one, other):
+            await one.write("it may be read")
+            await write(other, array(10))
+
+        async def receive(one, other):
+            async def read_nothing(*args, **kwargs):
+                raise MemoryError("no room")
+            one._stream.read = read_nothing
+            try:
+                while True:
+                    assert await one.read() == "it may be read"
+            except CommClosedError:
+                assert one.closed()
+            assert len(await read(other)) == 10
+
+        play(send, receive, number=2)
+        """
+    )
+
+
+def test_a_transfer_ends_once_whoever_ends_it():
+    """Its mover and a time-out may do so at a time."""
+    transfer = Transfer(1, 5, [], receives=True)
+    transfer.end()
+    transfer.fail(RuntimeError("too late"))
+    assert transfer.result(timeout=0) is None
 
 
 def test_memory_is_used_again(pair):

@@ -7,6 +7,7 @@ import contextlib
 import json
 import logging
 import re
+import threading
 import time
 from types import SimpleNamespace
 
@@ -14,6 +15,7 @@ import dask
 import pytest
 from distributed import Client, Scheduler, Worker, wait
 
+from mpidask._dask import output_file
 from mpidask._dask import tally as tallies
 from mpidask._dask.monitor import Monitor
 from mpidask._dask.progress import Progress
@@ -361,6 +363,22 @@ def test_the_summary_is_there_from_the_start_and_finished_at_the_end(tmp_path, s
     assert (content["finished"], content["status"]) == (True, 143)
     assert [line.split(":")[0] for line in said()] == ["summary", "next time"]
     assert [file.name for file in path.parent.iterdir()] == ["job.json"]
+
+
+def test_a_file_system_that_hangs_does_not_hold_the_scheduler(tmp_path, said, monkeypatch):
+    hang = threading.Event()
+    monkeypatch.setattr(output_file, "write", lambda path, text: hang.wait())
+
+    async def test():
+        async with cluster() as (server, *_):
+            server.remove_plugin(Tally.name)
+            options = Options.resolve({"summary": tmp_path / "job.json", "shutdown_timeout": 1})
+            await Monitor(options, server, {}).finish(0)
+
+    run(test)
+    hang.set()
+    assert said()[0] == "writing the summary takes more than 0.5 s: left"
+    assert said()[1].startswith("summary: 0 tasks done")
 
 
 def test_a_summary_that_cannot_be_written(tmp_path, said):

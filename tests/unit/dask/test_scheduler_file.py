@@ -47,6 +47,12 @@ def test_without_credentials_it_is_as_distributed_writes_it(tmp_path):
     assert json.loads(path.read_text()) == IDENTITY
 
 
+def test_credentials_that_are_none_are_not_written(tmp_path):
+    """As of a LocalCluster without security, which has an empty one."""
+    path = written(tmp_path, Security())
+    assert json.loads(path.read_text()) == IDENTITY
+
+
 def test_home_directory_in_the_name(tmp_path, monkeypatch):
     path = written(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))

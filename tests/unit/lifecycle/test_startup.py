@@ -44,6 +44,13 @@ def up(startup, cluster=CLUSTER, worker=WORKER):
         startup.hear(rank, worker)
 
 
+def test_a_worker_that_is_tried_again_has_not_failed():
+    startup = starting(5)
+    up(startup)
+    startup.hear(2, Failed("worker", "a task raised SystemExit", final=False))
+    assert not startup.failures
+
+
 def test_phases_of_a_start():
     startup = starting(5)
     assert (startup.progress(), startup.missing) == ("0 of 5 ranks are here", [0, 1, 2, 3, 4])
