@@ -113,11 +113,11 @@ class Block:
             async with contextlib.AsyncExitStack() as stack:
                 block, options = stack.enter_context(prepared(self._given, interrupt))
                 cluster = await stack.enter_async_context(_in_thread(block, interrupt))
-                interrupt.act(_cancelling_current_task())
+                interrupt.act(_cancelling_current_task(interrupt))
                 client = None
                 if cluster is not None:
                     client = await stack.enter_async_context(connected_async(cluster, options))
-                    stack.callback(interrupt.disarm)
+                    stack.callback(_end_interruptible, interrupt)
                 self._leave_async = stack.pop_all().__aexit__
         return client
 
@@ -165,10 +165,28 @@ def _outcome(call: Callable[..., Any], *args: Any) -> tuple[Any, BaseException |
         return None, error
 
 
-def _cancelling_current_task() -> Callable[[int], object]:
+def _cancelling_current_task(interrupt: Interrupt) -> Callable[[int], object]:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
-    return lambda signum: loop.call_soon_threadsafe(task.cancel)
+
+    def cancel() -> None:
+        if interrupt.pending:
+            interrupt.pending = False
+            task.cancel()
+
+    def act(signum: int) -> None:
+        interrupt.pending = True
+        loop.call_soon_threadsafe(cancel)
+
+    return act
+
+
+def _end_interruptible(interrupt: Interrupt) -> None:
+    """Let signals do nothing from now on, but for one that the event loop has not come to."""
+    interrupt.disarm()
+    if interrupt.pending:
+        interrupt.pending = False
+        raise asyncio.CancelledError
 
 
 @with_options()
@@ -237,7 +255,8 @@ def _check_function(function: Any) -> None:
             f"mpi_dask_main decorates a function, not {function!r}; options need their names, "
             "as in @mpi_dask_main(nthreads=4)"
         )
-    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+    plain = getattr(function, "__func__", function)
+    if inspect.isgeneratorfunction(plain) or inspect.isasyncgenfunction(plain):
         raise TypeError("a generator can't be the function: it would run after the cluster's end")
 
 

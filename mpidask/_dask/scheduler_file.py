@@ -158,7 +158,7 @@ def read(path: str, *, trust: bool = False) -> Cluster:
         )
     try:
         return Cluster(str(address), _security(credentials))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OSError) as error:
         raise SchedulerFileError(f"the scheduler file {path} is broken: {error}") from None
 
 
@@ -225,7 +225,9 @@ def _security(credentials: Mapping[str, str] | None) -> Any:
         return None
     from distributed import Security
 
-    return Security(require_encryption=True, **credentials)
+    security = Security(require_encryption=True, **credentials)
+    security.get_connection_args("client")  # raises ssl.SSLError if they are broken
+    return security
 
 
 def connection(

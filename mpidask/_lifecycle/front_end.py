@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -43,6 +44,8 @@ Result = TypeVar("Result")
 
 #: Seconds to wait for the other ranks where the options are wrong: to say so once.
 _GATHERING_TIMEOUT = 60.0
+#: Seconds until a rank that waits for others to tell them of an error says it by itself.
+_FIRST_WORD = 10
 
 Block = contextlib.AbstractContextManager["Cluster | None"]
 
@@ -236,13 +239,29 @@ def raise_once(
     if hasattr(comm, "Idup") and not comm:
         raise error
     with logging_to_stderr():
-        with contextlib.suppress(MPIDaskError):
+        with contextlib.suppress(MPIDaskError), _said_before(deadline, error):
             comm = communicator(deadline, comm if hasattr(comm, "Idup") else None)
         if comm is None:
             raise error
         reporter = _reporting_rank(comm, given, front_end)
         status = front_end.error_status
         refuse(Gathering(comm, deadline, Interrupt(), reporter, None, error, status))
+
+
+@contextlib.contextmanager
+def _said_before(deadline: Deadline, error: Exception) -> Iterator[None]:
+    """Say what is wrong on this rank if others, which may not know of it, don't come soon."""
+    rank, kind = launcher_rank(), type(error).__name__
+    place = f"rank {rank} on {socket.gethostname()}"
+    said = f"{place} waits for other ranks to end the job: {kind}: {error}"
+    # One after the other: if it is wrong everywhere, the rank that comes last ends the wait.
+    timer = threading.Timer(min(_FIRST_WORD + rank, 0.9 * deadline.left), logger.error, [said])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _reporting_rank(comm: MPI.Intracomm, given: Mapping[str, Any], front_end: FrontEnd) -> int:

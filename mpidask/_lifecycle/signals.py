@@ -164,6 +164,8 @@ class Interrupt:
     ----------
     signum : int or None
         The signal that was acted on.
+    pending : bool
+        Whether the event loop of the program has still to act on it.
     abandon_start : callable
         Ends a start that is under way.
     wakeup : socket or None
@@ -173,6 +175,7 @@ class Interrupt:
     def __init__(self) -> None:
         self._action: Callable[[int], object] = lambda signum: None
         self.signum: int | None = None
+        self.pending = False
         self._armed = True
         self.abandon_start: Callable[[], object] = lambda: None
         self.wakeup: socket.socket | None = None
@@ -190,7 +193,9 @@ class Interrupt:
 
     def awaits(self, signum: int) -> bool:
         """Tell whether a signal that was sent has not reached the main thread yet."""
-        return self.signum is None and self._armed and _is_ours(signal.getsignal(signum))
+        if self.signum is not None:
+            return self.pending
+        return self._armed and _is_ours(signal.getsignal(signum))
 
     def disarm(self) -> None:
         """Let signals do nothing from now on: the end is under way."""

@@ -112,12 +112,15 @@ class WorkerSupervisor:
         self._report(WorkerStarted(*found, address=getattr(self._worker, "address", "")))
 
     async def _start(self, attempt: int) -> None:
-        if self._order.cluster is None:
-            await self._join(attempt)
-        else:
-            self._worker = self._make(self._order.cluster, attempt)
-            self._worker.on_cluster_end = self._on_cluster_end  # the order to end comes later
-            await self._worker
+        try:
+            if self._order.cluster is None:
+                await self._join(attempt)
+            else:
+                self._worker = self._make(self._order.cluster, attempt)
+                self._worker.on_cluster_end = self._on_cluster_end  # the order to end comes later
+                await self._worker
+        except (SystemExit, KeyboardInterrupt) as error:  # of what it runs at its start
+            raise RuntimeError("the worker has left the program") from error
 
     def _make(self, cluster: Any, attempt: int) -> Any:
         worker = workers.make_worker(self._options, self._order.settings, cluster, attempt)

@@ -8,8 +8,10 @@ before. Where a rank will never come, the job is aborted instead.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import gc
 import os
+import signal
 import sys
 import time
 import traceback
@@ -17,6 +19,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from mpidask._log import flush_output, logger
+from mpidask._mpi.deadline import Deadline
 from mpidask._mpi.polling import pauses, wait
 
 if TYPE_CHECKING:
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Seconds for the launcher to pass on what was printed: in an abort it may drop the rest.
 _FORWARDING_TIME = 0.2
+#: Seconds that other ranks have to leave when this one was interrupted.
+_INTERRUPTED = 30
 
 
 class _Plan:
@@ -151,5 +156,20 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 def _barrier(comm: MPI.Intracomm, speaks: bool) -> None:
     said = "waiting for other ranks to leave the program" if speaks else None
-    wait(comm.Ibarrier(), said, pauses(longest=0.5, growth=1.1))
+    request = comm.Ibarrier()
+    try:
+        wait(request, said, pauses(longest=0.5, growth=1.1))
+    except KeyboardInterrupt:
+        _wait_interrupted(request)
     comm.Free()
+
+
+def _wait_interrupted(request: MPI.Request) -> None:
+    """Wait for ranks that may have been interrupted, too, and clean up; but not for ever."""
+    from mpi4py import MPI
+
+    deadline = Deadline(_INTERRUPTED)
+    with contextlib.suppress(KeyboardInterrupt):  # the second one is meant
+        if wait(request, None, pauses(longest=0.5, growth=1.1), unless=lambda: not deadline.left):
+            return
+    MPI.COMM_WORLD.Abort(128 + signal.SIGINT)

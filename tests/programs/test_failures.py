@@ -264,6 +264,21 @@ def test_a_worker_that_does_not_start_is_named(run, tmp_path):
     assert "no answer from rank 3 on " in said[0] and "(worker)" in said[0]
 
 
+@pytest.mark.parametrize("leave", ["sys.exit(3)", "raise KeyboardInterrupt"])
+def test_a_worker_that_leaves_the_program_at_its_start_is_named(run, tmp_path, leave):
+    (tmp_path / "leaves.py").write_text(PRELOAD.format(body=f"import sys; {leave}"))
+    program = """
+    from mpidask import mpi_dask_main
+    mpi_dask_main(worker_options=dict(preload=["leaves.py"]))(print)()
+    """
+    result = run(program, limit=50)
+    assert result.status == 1
+    said = [line for line in result.stderr.splitlines() if "StartupError: " in line]
+    assert len(said) == 1, result.stderr
+    assert "worker on rank " in said[0]
+    assert ("SystemExit: 3" if "exit" in leave else "KeyboardInterrupt") in said[0]
+
+
 @pytest.mark.parametrize("wanted", ["False", "1"])
 def test_not_waiting_for_a_slow_worker(run, tmp_path, wanted):
     (tmp_path / "slow.py").write_text(PRELOAD.format(body="await asyncio.sleep(70)"))

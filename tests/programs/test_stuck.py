@@ -123,6 +123,21 @@ main()
     assert f"rank {rank} on " in result.stderr and "option nthreads='abc'" in result.stderr
 
 
+def test_a_decorator_that_is_wrong_on_one_rank_says_so_while_others_are_late(start):
+    program = """
+import time
+from mpidask import mpi_dask_main
+
+mpi_dask_main(nthreads="abc" if rank == 3 else 2)
+time.sleep(80)
+"""
+    job = start(RANK + program, limit=60)
+    job.wait_for_message("rank 3 on ")
+    job.kill()
+    (said,) = (line for line in job.result().said if "rank 3 on " in line)
+    assert "waits for other ranks to end the job: TypeError: option nthreads='abc'" in said
+
+
 def test_ranks_that_disagree_on_their_roles_are_an_error(run):
     program = """
     from mpidask import mpi_dask_main
@@ -187,6 +202,68 @@ def test_a_main_that_does_not_react_is_shown_and_the_job_ends(start, signum, ran
     assert f"main() on rank 1 has not reacted to {signum.name} for 3 s" in result.stderr
     assert call in result.stderr
     assert "mpidask/_" not in result.stderr
+
+
+IN_AN_EVENT_LOOP = """
+import asyncio, ctypes, time
+from mpidask import mpi_dask_main
+
+@mpi_dask_main(shutdown_timeout=3)
+async def main(client):
+    print("running", flush=True)
+    {call}
+    print("done", flush=True)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("rank, signum", [(1, signal.SIGINT), (3, signal.SIGTERM)])
+def test_an_event_loop_that_does_not_react_is_shown_and_the_job_ends(start, rank, signum):
+    job = start(IN_AN_EVENT_LOOP.format(call="time.sleep(80)"), limit=60)
+    job.wait_for_output("running")
+    job.rank(rank).send_signal(signum)
+    result = job.result()
+    assert (result.status, result.stdout) == (128 + signum, "running\n"), result.stderr
+    assert f"main() on rank 1 has not reacted to {signum.name} for 3 s" in result.stderr
+    assert "time.sleep(80)" in result.stderr
+
+
+def test_a_signal_that_an_event_loop_never_comes_to_is_not_lost(start):
+    job = start(IN_AN_EVENT_LOOP.format(call="ctypes.CDLL(None).sleep(80)"), limit=60)
+    job.wait_for_output("running")
+    job.rank(1).send_signal(signal.SIGTERM)  # it ends the call
+    result = job.result()
+    assert (result.status, result.stdout) == (143, "running\ndone\n"), result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_interrupted_while_ranks_wait_for_the_program_to_end(start, rank):
+    """To Ctrl-C, all ranks are sent it; the function's rank has something to do still."""
+    job = start(
+        """
+        import time
+        from mpidask import mpi_dask_main
+        from mpidask._mpi import job_exit
+
+        job_exit._INTERRUPTED = 3
+        mpi_dask_main(print)()
+        print("after", flush=True)
+        try:
+            time.sleep(80)
+        finally:
+            print("finally", flush=True)
+        """,
+        limit=60,
+    )
+    job.wait_for_output("after")
+    for number in {2, rank}:
+        job.rank(number).send_signal(signal.SIGINT)
+    result = job.result()
+    assert result.status != 0
+    assert ("finally\n" in result.stdout) == (rank == 1)
+    assert result.stderr.count("Traceback") <= (rank == 1), result.stderr
 
 
 def test_a_main_that_holds_the_gil_does_not_hold_the_job(start):

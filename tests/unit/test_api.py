@@ -142,6 +142,11 @@ def test_errors_where_the_decorator_stands(args, options, error, message):
         decorate(*args, **options)
 
 
+def test_a_generator_below_classmethod():
+    with pytest.raises(TypeError, match="a generator can't be the function"):
+        mpi_dask_main(classmethod(lambda cls: (yield)))
+
+
 def test_a_generator_behind_options():
     with pytest.raises(TypeError, match="a generator can't be the function"):
         mpi_dask_main(nthreads=2)(lambda: (yield))

@@ -103,6 +103,13 @@ def test_missing_and_unreadable(tmp_path):
     assert not caught.value.may_pass
 
 
+def test_credentials_that_are_broken(tmp_path):
+    path = written(tmp_path, Security.temporary())
+    path.write_text(path.read_text().replace("BEGIN", "NONE"))
+    with pytest.raises(SchedulerFileError, match=f"{path} is broken"):
+        scheduler_file.read(str(path))
+
+
 def test_removes_only_its_own(tmp_path):
     path = written(tmp_path)
     scheduler_file.remove(str(path), IDENTITY | {"id": "Scheduler-2"})
