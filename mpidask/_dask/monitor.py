@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from mpidask._dask import output_file
 from mpidask._dask.daemon_thread import in_daemon_thread
 from mpidask._dask.progress import Progress
+from mpidask._dask.scheduler import call_before_close
 from mpidask._dask.summary import Summary
 from mpidask._dask.tally import Places, Tally
 from mpidask._log import logger
@@ -46,6 +47,8 @@ class Monitor:
     def __init__(self, options: Options, scheduler: Scheduler, ranks: Mapping[str, str]) -> None:
         tally, places = Tally(scheduler), Places(ranks)
         scheduler.add_plugin(tally)
+        call_before_close(scheduler, self._stop_counting)
+        self._scheduler = scheduler
         self._path = options.summary
         self._timeout = options.shutdown_timeout / 2
         self._writing = threading.Lock()
@@ -59,6 +62,12 @@ class Monitor:
         if options.progress is not None:
             progress = Progress(scheduler, tally, options.progress, places)
             self._tasks.append(asyncio.create_task(progress.run()))
+
+    def _stop_counting(self) -> None:
+        """Take a last look: what becomes of tasks while the scheduler closes is no work."""
+        if self._summary is not None:
+            self._summary.sample()
+        self._scheduler.remove_plugin(Tally.name)
 
     async def _keep_summary(self, summary: Summary) -> None:
         """Write it again and again, so that it outlives a job that is killed.

@@ -32,9 +32,10 @@ _STACK_TIMEOUT = 5
 #: What runs any task: calls there tell nothing.
 _MACHINERY = (
     r'-packages/(?:distributed|dask)/\w+\.py"'
+    r'|/mpidask/_gang/\w+\.py"'
     r'|threading\.py", line \d+, in (?:_bootstrap|_bootstrap_inner|run)\b'
 )
-#: Seconds without a heartbeat after which a worker is said not to answer.
+#: Seconds without a heartbeat after which a worker is not asked.
 _SILENCE = 60
 
 
@@ -56,7 +57,7 @@ class Progress:
         self._interval = interval
         self._places = places
         self._end = end_of_allocation()
-        self._stalled_at: int | None = None
+        self._stalled_at: tuple[int, int] | None = None
         # Time, tasks ended, and tasks pending, at the last lines.
         self._past: deque[tuple[float, int, int]] = deque(maxlen=_INTERVALS + 1)
         self._remember()
@@ -80,15 +81,19 @@ class Progress:
         finally:
             if live is not None:
                 live.cancel()
+                self._write_over("")
 
     async def _live(self) -> None:
         while True:
             await asyncio.sleep(1)
             if self._works():
-                width = shutil.get_terminal_size().columns - 1
-                # What others write next goes over it.
-                sys.stderr.write(f"\x1b[K{self.line()[:width]}\r")
-                sys.stderr.flush()
+                self._write_over(self.line())
+
+    def _write_over(self, line: str) -> None:
+        """Write the live line again; what others write next goes over it."""
+        width = shutil.get_terminal_size().columns - 1
+        sys.stderr.write(f"\x1b[K{line[:width]}\r")
+        sys.stderr.flush()
 
     def _works(self) -> bool:
         return self._tally.pending > 0 or self._tally.ended > self._past[-1][1]
@@ -102,8 +107,8 @@ class Progress:
 
     def _time_left(self) -> list[str]:
         since, ended, _ = self._past[0]
-        speed = (self._tally.ended - ended) / max(time.monotonic() - since, 1e-3)
-        left = self._tally.pending / speed if speed else None
+        speed = max(0, self._tally.ended - ended) / max(time.monotonic() - since, 1e-3)
+        left = self._tally.pending / speed if speed > 0 else None
         parts = [f"{rate(speed)}" + (f", {duration(left)} left" if left else "")]
         if self._end is not None:
             rest = self._end - time.time()
@@ -128,11 +133,12 @@ class Progress:
         quiet = len(self._past) > _INTERVALS and all(
             then == ended and pending for _, then, pending in self._past
         )
-        if not quiet or self._stalled_at == ended:
+        now = ended, self._tally.dropped
+        if not quiet or self._stalled_at == now:
             return False
         if not any(worker.processing for worker in self._scheduler.workers.values()):
             return False
-        self._stalled_at = ended
+        self._stalled_at = now
         return True
 
     async def _about_the_stall(self) -> str:
@@ -143,13 +149,13 @@ class Progress:
         return f"no task has ended for {quiet}. Still running: {'; '.join(told)}{more}"
 
     async def _describe(self, task: Running) -> str:
-        text = f"{str(task.key)[:60]} on {self._places(task.worker)}"
+        text = f"{_printable(str(task.key))[:60]} on {self._places(task.worker)}"
         silence = time.time() - task.worker.last_seen
-        if silence > _SILENCE:
+        stack = "" if silence > _SILENCE else await self._stack(task)
+        if not stack and (silence > _SILENCE or task.seconds is None):
             return f"{text}, which has not been heard of for {duration(silence)}"
         if task.seconds is not None:
             text += f" for {duration(task.seconds)}"
-        stack = await self._stack(task)
         return f"{text}, in {stack}" if stack else text
 
     async def _stack(self, task: Running) -> str:
@@ -161,6 +167,10 @@ class Progress:
         calls = stacks.get(task.worker.address, {}).get(task.key, ())
         calls = [_call(text) for text in calls if not re.search(_MACHINERY, text)]
         return ", called by ".join(reversed(calls[-_CALLS:]))
+
+
+def _printable(text: str) -> str:
+    return "".join(one if one.isprintable() else " " for one in text)
 
 
 def _call(text: str) -> str:

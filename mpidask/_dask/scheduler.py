@@ -57,7 +57,7 @@ def call_before_close(scheduler: Scheduler, callback: Callable[[], object]) -> N
         async def before_close(self) -> None:
             callback()
 
-    scheduler.add_plugin(BeforeClose(), name="mpidask-before-close")
+    scheduler.add_plugin(BeforeClose())
 
 
 def ended_idle(scheduler: Scheduler) -> bool:

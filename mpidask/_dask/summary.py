@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 #: The share of the time after which a worker counts as idle, in what is said to people.
 _IDLE = 0.5
+#: The least number of looks at the workers from which that is told.
+_SAMPLES = 10
 #: What is asked for beyond the most memory that was used.
 _HEADROOM = 1.2
 
@@ -42,6 +44,11 @@ class WorkerRecord:
     def idle_share(self) -> float:
         return self.idle_seconds / self.seconds if self.seconds else 0.0
 
+    def content(self) -> dict[str, Any]:
+        """Give its part of the summary."""
+        seconds, idle = round(self.seconds, 3), round(self.idle_seconds, 3)
+        return vars(self) | {"seconds": seconds, "idle_seconds": idle}
+
 
 class Summary:
     """Samples the workers, and sums up.
@@ -60,6 +67,7 @@ class Summary:
         self._began = self._sampled = time.monotonic()
         self._started = time.time()
         self._end = end_of_allocation()
+        self._samples = 0
         self._workers: dict[str, WorkerRecord] = {}
         self._of_address: dict[str, WorkerRecord] = {}
 
@@ -67,6 +75,7 @@ class Summary:
         """Take note of what the workers do and use now."""
         now = time.monotonic()
         passed, self._sampled = now - self._sampled, now
+        self._samples += 1
         for worker in self._scheduler.workers.values():
             record = self._of_address.get(worker.address) or self._record(worker)
             record.memory_peak = max(record.memory_peak, worker.metrics.get("memory", 0))
@@ -85,9 +94,8 @@ class Summary:
 
         May be called in any thread: what the scheduler changes meanwhile is copied first.
         """
-        first = self._tally.first_ended
-        offered = sum(one.threads * one.seconds for one in list(self._workers.values()))
-        busy = self._busy_seconds()
+        first, workers = self._tally.first_ended, list(self._workers.values())
+        counted = ("done", "erred", "retried", "pending", "dropped")
         return {
             "schema": SCHEMA,
             "mpidask": importlib.metadata.version("mpidask"),
@@ -98,38 +106,29 @@ class Summary:
             "allocation_ends": None if self._end is None else _clock(self._end),
             "seconds": round(time.monotonic() - self._began, 3),
             "seconds_to_first_task": None if first is None else round(first - self._began, 3),
-            "tasks": {
-                "done": self._tally.done,
-                "erred": self._tally.erred,
-                "retried": self._tally.retried,
-                "pending": self._tally.pending,
-                "dropped": self._tally.dropped,
-            },
-            "thread_seconds": round(offered, 3),
-            "busy_thread_seconds": round(busy, 3),
-            "bytes_moved": _metered(self._scheduler, lambda name: name[0] == "get-data"),
+            "tasks": {name: getattr(self._tally, name) for name in counted},
+            "thread_seconds": round(sum(one.threads * one.seconds for one in workers), 3),
+            "busy_thread_seconds": round(self._busy_seconds(), 3),
+            "bytes_moved": self._bytes_moved(),
             "bytes_spilled": _metered(self._scheduler, lambda name: name[-2] == "disk-write"),
             "advice": self._advice() if self._workers else None,
-            "workers": [
-                {
-                    **vars(one),
-                    "seconds": round(one.seconds, 3),
-                    "idle_seconds": round(one.idle_seconds, 3),
-                }
-                for one in list(self._workers.values())
-            ],
+            "workers": [one.content() for one in workers],
         }
 
+    def _bytes_moved(self) -> int | None:
+        if any(not one.memory_limit for one in list(self._workers.values())):
+            return None  # workers meter what they read of memory that they limit
+        return _metered(self._scheduler, lambda name: name[0] == "get-data")
+
     def _busy_seconds(self) -> float:
-        prefixes = list(self._scheduler.task_prefixes.values())
-        ended = sum(prefix.all_durations["compute"] for prefix in prefixes)
         still = sum(
             seconds
             for worker in list(self._scheduler.workers.values())
             for task, seconds in list(worker.executing.items())
-            if task in worker.processing  # and did not end since the heartbeat
+            # It did not end since the heartbeat, and has not given up its thread.
+            if task in worker.processing and task not in worker.long_running
         )
-        return float(ended + still)
+        return float(self._tally.busy_seconds + still)
 
     def text(self, status: int | None = None) -> str:
         """Give the file's content."""
@@ -147,9 +146,11 @@ class Summary:
         parts = [f"{tasks['done']} tasks done" + (f", {counts}" if counts else "")]
         parts[0] += f" in {duration(now['seconds'])}"
         if offered:
-            parts.append(f"threads busy {now['busy_thread_seconds'] / offered:.0%} of the time")
+            busy = min(1, now["busy_thread_seconds"] / offered)
+            parts.append(f"threads busy {busy:.0%} of the time")
         parts += self._about_memory()
-        parts.append(f"{format_bytes(now['bytes_moved'])} moved")
+        if now["bytes_moved"] is not None:
+            parts.append(f"{format_bytes(now['bytes_moved'])} moved")
         if now["bytes_spilled"]:
             parts.append(f"{format_bytes(now['bytes_spilled'])} spilled")
         return [f"summary: {'; '.join(parts)}", *self._next_time(now)]
@@ -180,7 +181,8 @@ class Summary:
     def _advice(self) -> dict[str, Any]:
         """Tell what to ask for next time: bytes a rank, and whether all workers were needed."""
         records = list(self._workers.values())
-        idle = [one.idle_share for one in records if one.idle_share >= _IDLE]
+        enough = self._samples >= _SAMPLES
+        idle = [one.idle_share for one in records if enough and one.idle_share >= _IDLE]
         return {
             "memory_per_rank": math.ceil(_HEADROOM * max(one.memory_peak for one in records)),
             "idle_workers": len(idle),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,13 +24,15 @@ class Tally(SchedulerPlugin):
     done, erred : int
         Tasks that have ended: well, or because they or what they depend on raised.
     retried : int
-        How often a task was put up again after it had been with a worker.
+        How often a task went to a worker once more.
     pending : int
         Tasks that wait or run.
     dropped : int
         Tasks that were given up before they had ended: nobody wants their results any more.
     first_ended : float or None
         When the first task ended, by `time.monotonic`.
+    busy_seconds : float
+        How long the tasks that have ended ran.
     """
 
     name = "mpidask-tally"
@@ -37,8 +40,10 @@ class Tally(SchedulerPlugin):
     def __init__(self, scheduler: Scheduler) -> None:
         self._tasks = scheduler.tasks
         self.done = self.erred = self.retried = self.pending = self.dropped = 0
-        self._released: set[Any] = set()  # while they were pending; most for a moment only
+        self._released: dict[Any, str] = {}  # from which state; most for a moment only
+        self._again: set[Any] = set()  # have been with a worker, and wait
         self.first_ended: float | None = None
+        self.busy_seconds = 0.0
 
     @property
     def ended(self) -> int:
@@ -58,19 +63,37 @@ class Tally(SchedulerPlugin):
         else:
             self._note_detour(key, start, finish)
             return
-        self._released.discard(key)
+        self._released.pop(key, None)
+        self.busy_seconds += _compute_seconds(kwargs)
         if self.first_ended is None:
             self.first_ended = time.monotonic()
 
     def _note_detour(self, key: Any, start: str, finish: str) -> None:
-        if finish == "released" and start in _PENDING:
-            self._released.add(key)
+        if finish == "released":
+            self._released[key] = start
         elif start == "released" and finish == "waiting":
-            self._released.discard(key)
-            self.retried += _ran(self._tasks[key])
-        elif finish == "forgotten" and key in self._released:
-            self._released.discard(key)
-            self.dropped += 1
+            self._put_up_again(key, self._released.pop(key, ""))
+        elif finish == "processing" and key in self._again:
+            self._again.discard(key)
+            self.retried += 1
+        elif finish == "forgotten":
+            self._again.discard(key)
+            self.dropped += self._released.pop(key, "") in _PENDING
+
+    def _put_up_again(self, key: Any, left: str) -> None:
+        self.done -= left == "memory"
+        self.erred -= left == "erred"
+        if _ran(self._tasks[key]):
+            self._again.add(key)
+
+
+def _compute_seconds(told: Mapping[str, Any]) -> float:
+    """Add up for how long a task ran, as its worker told when it had ended.
+
+    That comes with the transition, which is not documented.
+    """
+    parts = told.get("startstops") or ()
+    return sum(float(one["stop"] - one["start"]) for one in parts if one["action"] == "compute")
 
 
 def _ran(task: Any) -> bool:

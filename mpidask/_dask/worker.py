@@ -130,15 +130,7 @@ def _rank_worker(base: type, shutdown_timeout: float) -> type:
                     self.on_cluster_end()
                 else:
                     self.on_close()
-            if issubclass(base, Worker):
-                # Running tasks may finish at the end of the cluster. When the worker is
-                # replaced, its successor shall not wait for them.
-                if self.close_reason != CLUSTER_ENDS:
-                    kwargs["executor_wait"] = False
-                kwargs["timeout"] = shutdown_timeout
-            elif issubclass(base, Nanny) and self.close_reason == CLUSTER_ENDS:
-                # Time is needed for the scheduler to close it first, and to kill it at last.
-                kwargs["timeout"] = 0.75 * shutdown_timeout
+            kwargs |= self._close_arguments()
             accepted = inspect.signature(super().close).parameters
             if all(one.kind != one.VAR_KEYWORD for one in accepted.values()):
                 kwargs = {name: value for name, value in kwargs.items() if name in accepted}
@@ -146,6 +138,17 @@ def _rank_worker(base: type, shutdown_timeout: float) -> type:
             if issubclass(base, Nanny):
                 return (await asyncio.gather(closing, end_child_that_starts(self)))[0]
             return await closing
+
+        def _close_arguments(self) -> dict[str, Any]:
+            if issubclass(base, Worker):
+                # Running tasks may finish at the end of the cluster. When the worker is
+                # replaced, its successor shall not wait for them.
+                waits = {} if self.close_reason == CLUSTER_ENDS else {"executor_wait": False}
+                return {"timeout": shutdown_timeout, **waits}
+            if issubclass(base, Nanny) and self.close_reason == CLUSTER_ENDS:
+                # Time is needed for the scheduler to close it first, and to kill it at last.
+                return {"timeout": 0.75 * shutdown_timeout}
+            return {}
 
     RankWorker.__name__ = base.__name__  # shown by the dashboard
     return RankWorker

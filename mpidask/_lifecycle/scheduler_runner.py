@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -82,8 +81,10 @@ class SchedulerRunner:
     async def stop(self, status: int) -> None:
         """Stop the scheduler of a job that ends with this status."""
         self._stopping = True
-        with contextlib.suppress(Exception):
+        try:
             if self._monitor is not None:
                 await self._monitor.finish(status)
+        except Exception as error:
+            logger.warning("no summary: %s: %s", type(error).__name__, error)
         if self._scheduler is not None:
             await self._scheduler.close(reason="mpidask-end")

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 #: What a batch script sets where the batch system itself does not tell: the time at
 #: which the job will be ended, in seconds since the epoch, as Slurm's variable has it.
 END_VARIABLE = "MPIDASK_JOB_END_TIME"
+#: No job ends after the year 6300: more seconds are something else, such as milliseconds.
+_LATEST = 2.0**37
 
 
 def _start_on_this_node() -> float:
@@ -46,8 +48,11 @@ def end_of_allocation(
     1700003600.0
     """
     for name in (END_VARIABLE, "SLURM_JOB_END_TIME"):
-        if environ.get(name, "").isdecimal():
-            return float(environ[name])
-    if environ.get("PBS_WALLTIME", "").isdecimal():
-        return started() + float(environ["PBS_WALLTIME"])
-    return None
+        if (end := _seconds(environ.get(name, ""))) is not None:
+            return end
+    duration = _seconds(environ.get("PBS_WALLTIME", ""))
+    return None if duration is None else started() + duration
+
+
+def _seconds(text: str) -> float | None:
+    return float(text) if text.isdecimal() and float(text) < _LATEST else None

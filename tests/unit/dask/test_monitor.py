@@ -40,10 +40,9 @@ async def cluster(workers=1, **arguments):
             worker = Worker(
                 server.address,
                 name=f"mpidask-{rank}",
-                nthreads=1,
                 dashboard=False,
                 dashboard_address="127.0.0.1:0",
-                **{"memory_limit": "1 GiB"} | arguments,
+                **{"nthreads": 1, "memory_limit": "1 GiB"} | arguments,
             )
             await stack.enter_async_context(worker)
         client = await stack.enter_async_context(Client(server.address, asynchronous=True))
@@ -79,6 +78,20 @@ def fail():
     raise ValueError("deliberate")
 
 
+ONCE = set()
+
+
+def once_wrong(_):
+    if not ONCE:
+        ONCE.add("wrong")
+        fail()
+
+
+def nap_and_fail(seconds):
+    time.sleep(seconds)
+    fail()
+
+
 def test_tasks_are_counted_as_they_end():
     async def test():
         async with cluster() as (_, tally, client):
@@ -111,7 +124,39 @@ def test_retries_and_lost_results_are_counted():
             (holder,) = (await client.who_has(kept))[kept.key]
             await server.remove_worker(holder, stimulus_id="lost")
             assert await kept == 1
-            assert counts(tally) == (2, 0, 1, 0)
+            assert counts(tally) == (1, 0, 1, 0)
+
+    run(test)
+
+
+def test_a_failure_that_is_tried_again_later_is_none():
+    async def test():
+        async with cluster() as (_, tally, client):
+            future = client.submit(once_wrong, set(), pure=False)
+            ONCE.clear()
+            await wait([future])
+            assert counts(tally) == (0, 1, 0, 0)
+            await future.retry()
+            await future
+            assert counts(tally) == (1, 0, 1, 0)
+
+    run(test)
+
+
+def test_tasks_put_up_again_that_never_run_again_are_no_retries():
+    async def test():
+        async with cluster() as (server, tally, client):
+            held = client.submit(hold, "put up", key="put-up")
+            await until(lambda: tally.pending and server.tasks["put-up"].state == "processing")
+            (worker,) = server.workers
+            await server.remove_worker(worker, stimulus_id="lost")
+            await until(lambda: server.tasks["put-up"].state in ("no-worker", "queued"))
+            assert counts(tally) == (0, 0, 0, 1)
+            await held.cancel()
+            RELEASED.add("put up")
+            await until(lambda: tally.dropped == 1)
+            assert counts(tally) == (0, 0, 0, 0)
+            assert not tally._again
 
     run(test)
 
@@ -218,6 +263,24 @@ def test_a_stall_is_told_once_with_rank_and_stack(said):
     assert "longer-task on rank 2 on node1" in second
 
 
+def test_a_stall_after_one_that_was_cancelled_is_told(said):
+    async def test():
+        async with cluster(nthreads=2) as (server, tally, client):
+            telling = asyncio.create_task(Progress(server, tally, 0.2, Places({})).run())
+            stalls = lambda: [line for line in said() if "no task has ended" in line]  # noqa: E731
+            first = client.submit(hold, "cancelled", key="first")
+            await until(stalls)
+            await first.cancel()
+            again = client.submit(hold, "cancelled", key="a\nb\x1b[31m")
+            await until(lambda: len(stalls()) == 2)
+            RELEASED.add("cancelled")
+            await again
+            telling.cancel()
+            return stalls()[1]
+
+    assert "Still running: a b [31m on worker" in run(test)
+
+
 def test_workers_still_tell_what_they_execute():
     """If this fails, `running` no longer knows for how long tasks run."""
 
@@ -280,7 +343,7 @@ def test_the_summary_adds_up():
             for _ in range(10):
                 await client.submit(nap, 0.1, pure=False, workers=["mpidask-2"])
                 summary.sample()
-            await wait([client.submit(fail, retries=1)])
+            await wait([client.submit(nap_and_fail, 1, retries=1)])
             sent = ("get-data", "memory-read", "bytes")
             await until(lambda: server.cumulative_worker_metrics.get(sent, 0) >= 10**6)
             summary.sample()
@@ -291,7 +354,7 @@ def test_the_summary_adds_up():
     assert content["tasks"] == {"done": 12, "erred": 1, "retried": 1, "pending": 0, "dropped": 0}
     rounding = 0.0005
     assert 0 < content["seconds_to_first_task"] < content["seconds"] <= seconds + rounding
-    assert 1 <= content["busy_thread_seconds"] < 2 * seconds
+    assert 2 <= content["busy_thread_seconds"] < 2 * seconds
     assert content["thread_seconds"] == pytest.approx(2 * seconds, abs=1)
     assert 10**6 <= content["bytes_moved"] < 10**7
     assert content["bytes_spilled"] == 0
@@ -309,6 +372,30 @@ def test_the_summary_adds_up():
     assert lines[0].startswith("summary: 12 tasks done, 1 erred, 1 retried in ")
     assert re.search(r"; most memory [\d.]+ MiB of 1\.00 GiB on rank [23] on node", lines[0])
     assert re.match(r"next time: ask for \d\.\d GiB a rank; [12] of 2 workers w", lines[1])
+
+
+def test_bytes_moved_are_not_known_without_a_memory_limit():
+    async def test():
+        async with cluster(memory_limit=0) as (server, tally, _):
+            summary = Summary(server, tally, Places({}))
+            summary.sample()
+            return summary
+
+    summary = run(test)
+    assert summary.content()["bytes_moved"] is None
+    assert "moved" not in summary.lines()[0]
+
+
+def test_a_few_looks_tell_nothing_of_idle_workers():
+    async def test():
+        async with cluster() as (server, tally, _):
+            summary = Summary(server, tally, Places({}))
+            for number in range(20):
+                summary.sample()
+                idle = summary.content()["advice"]["idle_workers"]
+                assert idle == (number >= 9)
+
+    run(test)
 
 
 def test_spilled_bytes_are_counted(tmp_path):
@@ -379,6 +466,25 @@ def test_a_file_system_that_hangs_does_not_hold_the_scheduler(tmp_path, said, mo
     hang.set()
     assert said()[0] == "writing the summary takes more than 0.5 s: left"
     assert said()[1].startswith("summary: 0 tasks done")
+
+
+def test_what_becomes_of_tasks_while_the_scheduler_closes_is_no_work(tmp_path):
+    path = tmp_path / "job.json"
+
+    async def test():
+        async with cluster() as (server, _, client):
+            server.remove_plugin(Tally.name)
+            monitor = Monitor(Options.resolve({"summary": path}), server, {})
+            kept = client.map(abs, range(5))
+            await wait(kept)
+            await client.shutdown()
+            await server.finished()
+            await monitor.finish(0)
+
+    run(test)
+    content = json.loads(path.read_text())
+    assert content["tasks"] == {"done": 5, "erred": 0, "retried": 0, "pending": 0, "dropped": 0}
+    assert len(content["workers"]) == 1
 
 
 def test_a_summary_that_cannot_be_written(tmp_path, said):

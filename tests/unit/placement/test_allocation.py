@@ -18,6 +18,8 @@ from mpidask._placement.allocation import _start_on_this_node, end_of_allocation
         ({"SLURM_JOB_END_TIME": "1700003600"}, 1700003600),
         ({"SLURM_JOB_END_TIME": "soon"}, None),
         ({"SLURM_JOB_END_TIME": ""}, None),
+        ({"SLURM_JOB_END_TIME": "1700003600000"}, None),
+        ({"PBS_WALLTIME": "9" * 20}, None),
         ({"PBS_WALLTIME": "3600"}, 1000 + 3600),
         ({"PBS_WALLTIME": "01:00:00"}, None),
         ({"PBS_WALLTIME": "3600", "MPIDASK_JOB_END_TIME": "1700000000"}, 1700000000),
