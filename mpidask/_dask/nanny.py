@@ -35,6 +35,19 @@ class QuietNanny(Nanny):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **{"worker_class": QuietWorker, **kwargs})
+        self._one_start = asyncio.Lock()
+
+    async def instantiate(self) -> Status:
+        """Start a child, once the start of the former one has ended.
+
+        A start looks for the word of its child every now and then. If the child is killed
+        right after its word, distributed starts the next one at once, and the former start
+        takes that for one that is up.
+        """
+        async with self._one_start:
+            if self.status in (Status.closing, Status.closed, Status.failed):
+                return self.status  # closed in the meantime: nobody would end a child
+            return await super().instantiate()
 
 
 def _leave_interrupts_to_the_nanny() -> None:

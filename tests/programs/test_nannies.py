@@ -34,6 +34,35 @@ def test_the_end_does_not_wait_for_a_child_that_starts(run):
     assert "destroyed" not in result.stderr
 
 
+def test_the_end_does_not_wait_for_the_next_of_a_child_killed_as_it_came_up(run):
+    """As long as it has time to finish, shutdown_timeout; see the limit."""
+    result = run(
+        """
+        import os
+        from distributed import KilledWorker
+        from distributed.nanny import WorkerProcess
+        from mpidask import mpi_dask_main
+
+        # Seconds between looks for the word of a child that it is up, which shall come too late.
+        WorkerProcess._init_msg_interval = 0.5
+
+        @mpi_dask_main(nanny=True, shutdown_timeout="5 min")
+        def main(client):
+            try:
+                client.submit(os._exit, 3).result()
+            except KilledWorker as error:
+                print(type(error).__name__)
+
+        main()
+        """,
+        ranks=4,
+        limit=60,
+    )
+    assert (result.status, result.stdout) == (0, "KilledWorker\n"), result.stderr
+    assert "Traceback" not in result.stderr
+    assert "destroyed" not in result.stderr
+
+
 def interrupt(process):
     try:
         if "python" in process.name() and "resource_tracker" not in str(process.cmdline()):
