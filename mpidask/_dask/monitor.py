@@ -85,13 +85,15 @@ class Monitor:
             age += _SAMPLING
 
     def _write_draft(self, summary: Summary) -> None:
-        text = summary.text()
+        try:
+            text = summary.text()
+        except (KeyError, RuntimeError):  # the scheduler has changed something meanwhile
+            return
         with self._writing:
             if not self._finished:
                 self._write(text)
 
-    def _write_last(self, summary: Summary, status: int) -> None:
-        text = summary.text(status)
+    def _write_last(self, text: str) -> None:
         with self._writing:
             self._finished = True
             self._write(text)
@@ -110,7 +112,8 @@ class Monitor:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._summary is not None:
             self._summary.sample()
-            writing = asyncio.wrap_future(in_daemon_thread(self._write_last, self._summary, status))
+            text = self._summary.text(status)
+            writing = asyncio.wrap_future(in_daemon_thread(self._write_last, text))
             try:
                 await asyncio.wait_for(writing, self._timeout)
             except asyncio.TimeoutError:
