@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -151,14 +152,15 @@ class Job:
         try:
             status = self.process.wait(max(1, self.limit + 5 - self.seconds))
         except subprocess.TimeoutExpired:
+            left = _described(self.processes())
             self.kill()
-            pytest.fail(f"the job hangs after {self.limit} s\n{self.output()}")
+            pytest.fail(f"the job hangs after {self.limit} s: {left}\n{self.output()}")
         seconds = self.seconds
         deadline = time.monotonic() + 10
         while (left := self.processes()) and time.monotonic() < deadline:
             time.sleep(0.1)
         if left:
-            described = [f"{process.pid}: {process.cmdline()}" for process in left]
+            described = _described(left)
             self.kill()
             pytest.fail(f"processes are left: {described}\n{self.output()}")
         return Result(status, self.stdout.read_text(), self.stderr.read_text(), seconds)
@@ -169,6 +171,17 @@ class Job:
                 process.send_signal(signal.SIGKILL)
             except psutil.Error:
                 continue
+
+
+def _described(processes: Sequence[psutil.Process]) -> list[str]:
+    """Say what processes are, and which ranks."""
+    found = []
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            environ = process.environ()
+            rank = environ.get("PMI_RANK", environ.get("OMPI_COMM_WORLD_RANK"))
+            found.append(f"{process.pid} ({process.status()}), rank {rank}: {process.cmdline()}")
+    return found
 
 
 def find_tool(name: str) -> str:
