@@ -108,6 +108,7 @@ def simulated(workers: int) -> SimpleNamespace:
             metrics={"memory": 2**30, "spilled_bytes": {"memory": 0, "disk": 0}},
             processing={id(task): task} if rank % 3 else {},
             executing={id(task): 5.0} if rank % 3 else {},
+            long_running=set(),
         )
     return SimpleNamespace(workers=states, tasks={}, task_prefixes={}, cumulative_worker_metrics={})
 
