@@ -170,8 +170,7 @@ def _cancelling_current_task(interrupt: Interrupt) -> Callable[[int], object]:
     assert task is not None
 
     def cancel() -> None:
-        if interrupt.pending:
-            interrupt.pending = False
+        if interrupt.take_pending():
             task.cancel()
 
     def act(signum: int) -> None:
@@ -184,8 +183,7 @@ def _cancelling_current_task(interrupt: Interrupt) -> Callable[[int], object]:
 def _end_interruptible(interrupt: Interrupt) -> None:
     """Let signals do nothing from now on, but for one that the event loop has not come to."""
     interrupt.disarm()
-    if interrupt.pending:
-        interrupt.pending = False
+    if interrupt.take_pending():
         raise asyncio.CancelledError
 
 

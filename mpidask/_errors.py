@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from types import TracebackType
 
 
@@ -133,3 +134,10 @@ def _without_our_frames(trace: TracebackType | None) -> TracebackType | None:
         return None
     trace.tb_next = _without_our_frames(trace.tb_next)
     return trace.tb_next if trace.tb_frame.f_code.co_filename.startswith(ours) else trace
+
+
+def name_ranks(ranks: Iterable[int]) -> str:
+    """Name ranks in a message, the first 20 of many."""
+    listed = sorted(ranks)
+    shown = ", ".join(map(str, listed[:20])) + (", ..." if len(listed) > 20 else "")
+    return f"rank{'s' if len(listed) != 1 else ''} {shown}"

@@ -108,7 +108,7 @@ class Progress:
     def _time_left(self) -> list[str]:
         since, ended, _ = self._past[0]
         speed = max(0, self._tally.ended - ended) / max(time.monotonic() - since, 1e-3)
-        left = self._tally.pending / speed if speed > 0 else None
+        left = self._tally.pending / speed if speed else None
         parts = [f"{rate(speed)}" + (f", {duration(left)} left" if left else "")]
         if self._end is not None:
             rest = self._end - time.time()

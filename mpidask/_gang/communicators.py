@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -64,9 +63,11 @@ def _let_all_arrive(comm: MPI.Intracomm) -> None:
     """
     from mpi4py import MPI
 
-    # It may be revoked, by one that was fast.
-    with contextlib.suppress(*[MPI.Exception] * can_be_revoked()):
+    try:
         comm.allreduce(0)
+    except MPI.Exception:
+        if not can_be_revoked():  # else it is revoked, by one that was fast
+            raise
 
 
 def all_well(comm: MPI.Intracomm, said: str, is_stopped: Callable[[], bool]) -> bool:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from mpidask._errors import MPITaskError
+from mpidask._errors import MPITaskError, name_ranks
 from mpidask._gang import scheduler_state as tasks
 from mpidask._gang.gangs import Gang, Member, Registry, Run
 from mpidask._gang.jobs import Job
@@ -76,7 +75,7 @@ class Starter:
     def _unfit(self, gang: Gang) -> set[int]:
         """Give the ranks whose workers don't offer the resources that a gang asks for."""
         asked = tasks.resources_asked(self._scheduler, gang.keys[0])
-        workers = self._workers.items()
+        workers = self._workers.items() if asked else ()
         return {rank for rank, at in workers if not tasks.offers(self._scheduler, at, asked)}
 
     def _start(self, gang: Gang, ranks: tuple[int, ...], workers: list[str]) -> None:
@@ -96,20 +95,18 @@ class Starter:
 
     def _why_not(self, gang: Gang, lost: set[int]) -> str:
         """Say why a gang never starts, if it doesn't."""
+        unfit = self._unfit(gang)
+        if not (lost or unfit):
+            return ""
         ranks = set(gang.ranks or self._job.ranks)
-        missing, unfit = ranks & lost, ranks & self._unfit(gang)
+        missing, unfit = ranks & lost, ranks & unfit
         if len(ranks - missing - unfit) >= len(gang.keys):
             return ""
         reasons = []
         if missing:
             time_out = f"for {self._grace:g} s now (mpi_task_grace)"
-            reasons.append(f"no worker on {_ranks(missing)}, {time_out}")
+            reasons.append(f"no worker on {name_ranks(missing)}, {time_out}")
         if unfit:
             asked = tasks.resources_asked(self._scheduler, gang.keys[0])
-            reasons.append(f"its resources {asked} are not to be had on {_ranks(unfit)}")
+            reasons.append(f"its resources {asked} are not to be had on {name_ranks(unfit)}")
         return "; ".join(reasons)
-
-
-def _ranks(ranks: Iterable[int]) -> str:
-    listed = sorted(ranks)
-    return f"rank{'s' * (len(listed) > 1)} {', '.join(map(str, listed))}"

@@ -197,6 +197,11 @@ class Interrupt:
             return self.pending
         return self._armed and _is_ours(signal.getsignal(signum))
 
+    def take_pending(self) -> bool:
+        """Tell whether the event loop has to act on a signal; it does so once."""
+        pending, self.pending = self.pending, False
+        return pending
+
     def disarm(self) -> None:
         """Let signals do nothing from now on: the end is under way."""
         self._armed = False

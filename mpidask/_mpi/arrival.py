@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from mpidask._errors import StartupError
+from mpidask._errors import StartupError, name_ranks
 from mpidask._mpi import job_exit
 from mpidask._mpi.communicator import Communicator
 from mpidask._mpi.deadline import Deadline
@@ -106,14 +106,8 @@ async def _report_missing_ranks(comm: MPI.Intracomm, timeout: float, reporter: i
     if rank != reporter:
         return
     raise StartupError(
-        f"{_ranks(missing)} did not reach mpidask within {timeout:g} s "
+        f"{name_ranks(missing)} did not reach mpidask within {timeout:g} s "
         f"(startup_timeout): still busy in the program before the cluster starts, "
-        f"or ended. Here are {_ranks(present)} on {', '.join(sorted(set(present.values())))}",
+        f"or ended. Here are {name_ranks(present)} on {', '.join(sorted(set(present.values())))}",
         rank=missing[0] if missing else None,
     )
-
-
-def _ranks(ranks: Any) -> str:
-    ranks = sorted(ranks)
-    shown = ", ".join(map(str, ranks[:20])) + (", ..." if len(ranks) > 20 else "")
-    return f"rank{'s' if len(ranks) != 1 else ''} {shown}"

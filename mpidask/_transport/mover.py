@@ -21,6 +21,8 @@ _PATIENCE = 0.2
 _BURST = 0.005
 #: Seconds of the first and of the longest sleep.
 _SHORTEST_SLEEP, _LONGEST_SLEEP = 0.001, 0.1
+#: Seconds to end in, when what goes on is left behind.
+_ABANDONING = 2
 
 #: What MPI may still write to or read from, after its mover was stopped.
 _abandoned: list[Transfer] = []
@@ -106,7 +108,7 @@ class Mover:
         self._thread.join(timeout)
         ended = not self._thread.is_alive()
         self._order(self._abandon)
-        self._thread.join(_PATIENCE)  # it may be stuck in a call of MPI
+        self._thread.join(_ABANDONING)  # it may be stuck in a call of MPI
         return ended
 
     def _start(self, call: Callable[..., MPI.Request], transfer: Transfer) -> Transfer:

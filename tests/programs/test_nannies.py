@@ -7,44 +7,21 @@ import signal
 import psutil
 import pytest
 
+# Seconds between looks for the word of a child that it is up, which shall come too late.
+KILLED_AS_IT_CAME_UP = "WorkerProcess._init_msg_interval = 0.5"
 
-def test_the_end_does_not_wait_for_a_child_that_starts(run):
+
+@pytest.mark.parametrize("setup, failures", [("", 0), (KILLED_AS_IT_CAME_UP, 3)])
+def test_the_end_does_not_wait_for_a_child_that_starts(run, setup, failures):
     """As it does when tasks have killed one child after the other; see the limit."""
     result = run(
-        """
-        import os
-        from distributed import KilledWorker
-        from mpidask import mpi_dask_main
-
-        @mpi_dask_main(nanny=True, shutdown_timeout="5 min")
-        def main(client):
-            try:
-                client.submit(os._exit, 3).result()
-            except KilledWorker as error:
-                print(type(error).__name__)
-
-        main()
-        """,
-        ranks=4,
-        limit=60,
-        env={"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "0"},
-    )
-    assert (result.status, result.stdout) == (0, "KilledWorker\n"), result.stderr
-    assert "Traceback" not in result.stderr
-    assert "destroyed" not in result.stderr
-
-
-def test_the_end_does_not_wait_for_the_next_of_a_child_killed_as_it_came_up(run):
-    """As long as it has time to finish, shutdown_timeout; see the limit."""
-    result = run(
-        """
+        f"""
         import os
         from distributed import KilledWorker
         from distributed.nanny import WorkerProcess
         from mpidask import mpi_dask_main
 
-        # Seconds between looks for the word of a child that it is up, which shall come too late.
-        WorkerProcess._init_msg_interval = 0.5
+        {setup}
 
         @mpi_dask_main(nanny=True, shutdown_timeout="5 min")
         def main(client):
@@ -57,6 +34,7 @@ def test_the_end_does_not_wait_for_the_next_of_a_child_killed_as_it_came_up(run)
         """,
         ranks=4,
         limit=60,
+        env={"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": str(failures)},
     )
     assert (result.status, result.stdout) == (0, "KilledWorker\n"), result.stderr
     assert "Traceback" not in result.stderr
