@@ -131,7 +131,9 @@ def test_a_rank_that_lets_no_python_run_ends_the_job(fails):
         def fails(comm):
             own = comm.Dup()
             if comm.rank == 1:
+                until(lambda: exists("held-0")() and exists("held-2")())
                 raise ValueError("the cause")
+            print_once(f"held-{comm.rank}")
             own.allreduce(1)  # mpi4py duplicates it, and holds the GIL
 
         @mpi_dask_main(mpi_task_grace=1)
