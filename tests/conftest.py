@@ -7,9 +7,12 @@ import os
 import re
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -254,3 +257,39 @@ def open_mpi() -> bool:
     """Whether the MPI is Open MPI, whose launcher has ways of its own."""
     version = subprocess.run([launcher(), "--version"], capture_output=True, text=True)
     return "Open MPI" in version.stdout + version.stderr
+
+
+@pytest.fixture
+def reset_connections() -> Iterator[Callable[..., str]]:
+    """Serve on a port, any or one that gets free, and reset each connection at once."""
+    with contextlib.ExitStack() as stack:
+
+        def reset(port: int = 0) -> str:
+            server = stack.enter_context(_listening(port))
+            thread = threading.Thread(target=_reset_all, args=[server])
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(server.shutdown, socket.SHUT_RDWR)
+            host, port = server.getsockname()
+            return f"{host}:{port}"
+
+        yield reset
+
+
+def _listening(port: int) -> socket.socket:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return socket.create_server(("127.0.0.1", port))
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
+
+
+def _reset_all(server: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # shut down
+        while True:
+            connection, _ = server.accept()
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()

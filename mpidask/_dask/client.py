@@ -54,6 +54,8 @@ def found_by_clients(cluster: Cluster, *, direct: bool = False) -> Iterator[None
     """
     import dask
 
+    from mpidask._tls import expect_ends_of_processes
+
     config: dict[str, Any] = {"scheduler-address": cluster.address}
     direct_to_workers = "distributed.client.direct-to-workers"
     if direct and dask.config.get(direct_to_workers, None) is None:
@@ -61,20 +63,27 @@ def found_by_clients(cluster: Cluster, *, direct: bool = False) -> Iterator[None
     if cluster.security is not None:
         loader = f"{credentials_for.__module__}.{credentials_for.__name__}"
         config["distributed.client.security-loader"] = loader
-    log = logging.getLogger("distributed.client")
-    log.addFilter(_is_news)
+    expect_ends_of_processes()
+    for log in _client_logs():
+        log.addFilter(_is_news)
     _credentials[cluster.address] = cluster.security
     try:
         with dask.config.set(config):
             yield
     finally:
         del _credentials[cluster.address]
-        log.removeFilter(_is_news)
+        for log in _client_logs():
+            log.removeFilter(_is_news)
+
+
+def _client_logs() -> list[logging.Logger]:
+    return [logging.getLogger("distributed.client"), logging.getLogger("distributed.batched")]
 
 
 def _is_news(record: logging.LogRecord) -> bool:
     # A scheduler that ends, or is gone, is told of by the leader.
-    return not str(record.msg).startswith("Failed to reconnect to scheduler")
+    gone = ("Failed to reconnect to scheduler", "Batched Comm Closed")
+    return not str(record.msg).startswith(gone)
 
 
 def give_up_reconnecting(cluster: Cluster) -> None:

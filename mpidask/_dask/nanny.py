@@ -12,6 +12,7 @@ from distributed import Nanny, Worker
 from distributed.core import Status
 
 from mpidask._dask.log_level import at_log_level
+from mpidask._tls import expect_ends_of_processes
 
 
 class QuietWorker(Worker):
@@ -26,6 +27,7 @@ class QuietWorker(Worker):
     def __init__(self, *args: Any, log_level: int, **kwargs: Any) -> None:
         self._at_log_level = at_log_level(log_level)
         self._at_log_level.__enter__()  # for as long as the process lives
+        expect_ends_of_processes()
         _leave_interrupts_to_the_nanny()
         super().__init__(*args, **kwargs)
 

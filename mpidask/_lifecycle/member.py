@@ -80,7 +80,10 @@ class Member:
         self._starting = self._guard.abort_after(grace, 1)
         with self._settings as stack:
             if self._hosts_server:
+                from mpidask._tls import expect_ends_of_processes
+
                 stack.enter_context(at_log_level(self._options.log_level))
+                expect_ends_of_processes()
             if self._comm.rank in self._roles.workers and uses_nanny(self._options):
                 shield_worker_processes()
                 stack.enter_context(launcher.hidden_from_children())

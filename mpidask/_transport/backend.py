@@ -12,10 +12,10 @@ from distributed.comm.tcp import (
     TCPBackend,
     TCPConnector,
     TCPListener,
-    TLSConnector,
     TLSListener,
 )
 
+from mpidask import _tls
 from mpidask._transport.comm import MPIComm
 
 
@@ -31,7 +31,7 @@ class _TCPConnector(TCPConnector):
     comm_class = _over(TCP)
 
 
-class _TLSConnector(TLSConnector):
+class _TLSConnector(_tls.Connector):
     prefix = "mpi://"
     comm_class = _over(TLS)
 

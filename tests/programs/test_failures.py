@@ -572,6 +572,20 @@ def test_no_rank_outlives_the_scheduler(start, body, status, text):
     assert result.stderr.count("Traceback") == (body == WAIT)
 
 
+def test_a_scheduler_that_dies_while_others_connect(start, reset_connections):
+    job = start(SLOW.format(body=SLEEP), limit=60, through=OUTLIVED)
+    job.wait_for_output("running")
+    port = int(re.search(r"scheduler tls://127.0.0.1:(\d+)", job.stderr.read_text())[1])
+    job.rank(0).send_signal(signal.SIGKILL)
+    reset_connections(port)  # as its system does with those that it had not accepted
+    result = job.result()
+    assert result.status == 1, result.stderr
+    assert "the scheduler on rank 0 on" in result.stderr
+    assert "could not" not in result.stderr
+    assert "ValueError" not in result.stderr
+    assert result.stderr.count("Traceback") == 0, result.stderr
+
+
 def test_no_rank_outlives_the_leader_of_the_command(launch):
     cluster = launch([*OUTLIVED, sys.executable, "-m", "mpidask.cli"], 3)
     cluster.wait_for_message("mpidask: 2 workers")
