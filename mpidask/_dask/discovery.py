@@ -21,8 +21,14 @@ _ANSWER_TIMEOUT = 10
 _reading: dict[str, Future[Cluster]] = {}
 
 
-async def find_cluster(options: Options) -> Cluster:
+async def find_cluster(options: Options, timeout: float) -> Cluster:
     """Find the cluster to join, and see that its scheduler answers.
+
+    Parameters
+    ----------
+    options : Options
+    timeout : float
+        Seconds that the scheduler may take to answer; no more than 10 are given to it.
 
     Raises
     ------
@@ -36,8 +42,9 @@ async def find_cluster(options: Options) -> Cluster:
     from distributed import Security
     from distributed.comm.core import connect
 
+    timeout = min(timeout, _ANSWER_TIMEOUT)
     if options.scheduler_file is not None:
-        cluster = await _read(options.scheduler_file, trust=options.trust_scheduler_file)
+        cluster = await _read(options.scheduler_file, timeout, trust=options.trust_scheduler_file)
     else:
         assert options.address is not None
         cluster = Cluster(options.address)
@@ -45,7 +52,7 @@ async def find_cluster(options: Options) -> Cluster:
         cluster = dataclasses.replace(cluster, security=options.security)
     arguments = (cluster.security or Security()).get_connection_args("worker")
     try:
-        comm = await connect(cluster.address, timeout=_ANSWER_TIMEOUT, **arguments)
+        comm = await connect(cluster.address, timeout=timeout, **arguments)
         await comm.close()
     except (OSError, asyncio.TimeoutError) as error:
         raise OSError(f"no scheduler answers at {cluster.address}: {error}") from error
@@ -55,15 +62,15 @@ async def find_cluster(options: Options) -> Cluster:
     return cluster
 
 
-async def _read(path: str, *, trust: bool) -> Cluster:
+async def _read(path: str, timeout: float, *, trust: bool) -> Cluster:
     """Read a scheduler file, without waiting for ever for a file system that hangs."""
     reading = _reading.get(path) or in_daemon_thread(scheduler_file.read, path, trust=trust)
     _reading[path] = reading
     try:
-        cluster: Cluster = await asyncio.wait_for(asyncio.wrap_future(reading), _ANSWER_TIMEOUT)
+        cluster: Cluster = await asyncio.wait_for(asyncio.wrap_future(reading), timeout)
     except asyncio.TimeoutError:
         raise SchedulerFileError(
-            f"the file system of {path} does not answer within {_ANSWER_TIMEOUT} s", may_pass=True
+            f"the file system of {path} does not answer within {timeout:.3g} s", may_pass=True
         ) from None
     finally:
         if reading.done():

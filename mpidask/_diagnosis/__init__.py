@@ -45,16 +45,16 @@ def diagnose(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
     own = facts_of_this_process(given, defaults)
     if launcher.rank() == 0:
         print(of_process(own), flush=True)
-    problem = own.problem
     try:
         with logging_to_stderr():
             found, size = _gathered(own, Deadline(min(_TIMEOUT, own.patience)))
     except MPIDaskError as error:
-        found, size, problem = {}, 0, problem or str(error)
+        if launcher.rank() == 0:
+            print(f"problem      {own.problem or error}", flush=True)
+        return 1
     if found:
         print(of_job(found, size, mpi_library()), flush=True)
-    if problem and launcher.rank() == 0:
-        print(f"problem      {problem}", flush=True)
+    problem = own.problem or any(facts.problem for facts in found.values())
     return 1 if problem or len(found) < size else 0
 
 

@@ -80,10 +80,14 @@ def facts_of_this_process(
 ) -> Facts:
     """Look at this process, without MPI."""
     import psutil
+    from distributed.utils import get_ip_interface
 
     problem, patience = None, float("inf")
     try:
-        patience = Options.resolve(given, defaults).startup_timeout
+        options = Options.resolve(given, defaults)
+        patience = options.startup_timeout
+        if options.interface is not None:
+            get_ip_interface(options.interface)
     except (TypeError, ValueError) as error:
         problem = f"{type(error).__name__}: {error}"
     return Facts(

@@ -44,6 +44,7 @@ def of_job(found: Mapping[int, Facts], size: int, library: str) -> str:
         lines.append((host, f"ranks {_ranges(ranks)}; {_machine([found[r] for r in ranks])}"))
     lines.append(("scheduler", _listens_on(found)))
     lines += [("differs", f"rank {rank}: {what}") for rank, what in _differences(found)]
+    lines += [("problem", what) for what in _problems(found)]
     return "\n".join(f"{name:12} {value}" for name, value in lines)
 
 
@@ -81,6 +82,15 @@ def _differences(found: Mapping[int, Facts]) -> Iterable[tuple[int, str]]:
             if different and (facts.node.host, name, value) not in told:
                 told.add((facts.node.host, name, value))
                 yield rank, f"{name} {value}"
+
+
+def _problems(found: Mapping[int, Facts]) -> Iterable[str]:
+    """Tell what is wrong with the options; the first rank that has a problem tells."""
+    told = set[str]()
+    for rank, facts in sorted(found.items()):
+        if facts.problem is not None and facts.problem not in told:
+            told.add(facts.problem)
+            yield f"rank {rank} on {facts.node.host}: {facts.problem}"
 
 
 def _ranges(ranks: list[int]) -> str:

@@ -146,11 +146,7 @@ def _choose(
     with fatal_at_once(interrupt):
         comm = communicator(deadline, comm, alone=not front_end.local)
     if comm is None:
-        if objection is None and not front_end.local:
-            objection = MPIDaskError("this needs MPI, and mpi4py can't be used here")
-        if objection is not None or options is None:
-            raise objection or AssertionError
-        return local_cluster(options, interrupt), replace(options, transport="socket"), True
+        return _without_mpi(options, objection, interrupt, front_end)
     roles = None
     if options is not None:
         settled, objection = _attempt(_settled, comm.Get_size(), options, front_end)
@@ -162,6 +158,16 @@ def _choose(
     if options is None or roles is None:
         refuse(gathering)
     return MPICluster(gathering, options, roles), options, roles.client == comm.Get_rank()
+
+
+def _without_mpi(
+    options: Options | None, objection: Exception | None, interrupt: Interrupt, front_end: FrontEnd
+) -> tuple[Block, Options, bool]:
+    if objection is None and not front_end.local:
+        objection = MPIDaskError("this needs MPI, and mpi4py can't be used here")
+    if objection is not None or options is None:
+        raise objection or AssertionError
+    return local_cluster(options, interrupt), replace(options, transport="socket"), True
 
 
 def _check_null(comm: Any, front_end: FrontEnd) -> None:

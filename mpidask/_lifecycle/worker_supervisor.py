@@ -134,7 +134,7 @@ class WorkerSupervisor:
         """Start a worker of a cluster that runs elsewhere, as soon as there is one."""
         deadline = Deadline(self._options.death_timeout or math.inf)
         said = -math.inf
-        while problem := await self._try_to_join(attempt):
+        while problem := await self._try_to_join(attempt, max(deadline.left, _JOIN_INTERVAL)):
             if self._order.announces and time.monotonic() - said > WORD_INTERVAL:
                 logger.info("waiting for a scheduler: %s", problem)
                 said = time.monotonic()
@@ -144,10 +144,17 @@ class WorkerSupervisor:
                     f"no scheduler for {deadline.timeout:g} s (death_timeout): {problem}"
                 )
 
-    async def _try_to_join(self, attempt: int) -> Exception | None:
-        """Start a worker, or return what is wrong with the scheduler now, and may pass."""
+    async def _try_to_join(self, attempt: int, timeout: float) -> Exception | None:
+        """Start a worker, or return what is wrong with the scheduler now, and may pass.
+
+        Parameters
+        ----------
+        attempt : int
+        timeout : float
+            Seconds that the scheduler may take to answer.
+        """
         try:
-            cluster = await find_cluster(self._options)
+            cluster = await find_cluster(self._options, timeout)
         except SchedulerFileError as error:
             if not error.may_pass:
                 raise

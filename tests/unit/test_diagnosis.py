@@ -65,13 +65,13 @@ def test_nodes_without_a_common_network():
 
 def test_this_process():
     with dask.config.set({"mpidask": {"nthreads": 3}}):
-        own = facts_of_this_process({"interface": "ib0"})
+        own = facts_of_this_process({"interface": "lo"})
     assert own.problem is None
     assert own.patience == 300
     lines = of_process(own).splitlines()
     assert lines[0].startswith("versions     Python 3.")
     assert f"dask {dask.__version__}" in lines[0]
-    assert "options      interface=ib0; in Dask's configuration: {'nthreads': 3}" in lines
+    assert "options      interface=lo; in Dask's configuration: {'nthreads': 3}" in lines
     assert sum(own.node.host in line for line in lines if line.startswith("this node")) == 1
 
 
@@ -88,3 +88,14 @@ def test_what_tunes_mpi_is_shown_and_nothing_else(monkeypatch):
     for text in map(str, dataclasses.astuple(own)):
         assert "value-of-OMPI_MCA_num_procs" not in text
         assert "value-of-AWS_SECRET" not in text
+
+
+def test_an_interface_that_is_not_there_is_named():
+    problem = facts_of_this_process({"interface": "no-such"}).problem
+    assert "'no-such' is not a valid network interface" in problem
+
+
+def test_a_problem_is_told_once_by_the_first_rank_that_has_it():
+    bad = dataclasses.replace(B, problem="ValueError: no ib1")
+    assert report(A, bad, A, bad)[-1] == "problem      rank 1 on b: ValueError: no ib1"
+    assert len(report(A, bad, A, bad)) == 6

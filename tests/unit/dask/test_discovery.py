@@ -21,16 +21,14 @@ def test_a_file_that_hangs_is_not_read_again_and_again(monkeypatch):
         return Cluster(path)
 
     monkeypatch.setattr(scheduler_file, "read", read)
-    monkeypatch.setattr(discovery, "_ANSWER_TIMEOUT", 0.05)
 
     async def test():
         for _ in range(3):
             with pytest.raises(SchedulerFileError, match="does not answer") as caught:
-                await discovery._read("file", trust=False)
+                await discovery._read("file", 0.05, trust=False)
             assert caught.value.may_pass
         answer.set()
-        monkeypatch.setattr(discovery, "_ANSWER_TIMEOUT", 30)
-        return await discovery._read("file", trust=False)
+        return await discovery._read("file", 30, trust=False)
 
     assert asyncio.run(test()) == Cluster("file")
     assert reads == ["file"]
@@ -39,5 +37,5 @@ def test_a_file_that_hangs_is_not_read_again_and_again(monkeypatch):
 
 def test_errors_of_the_file_come_through(tmp_path):
     with pytest.raises(SchedulerFileError, match="there is no scheduler file"):
-        asyncio.run(discovery._read(str(tmp_path / "nonesuch"), trust=False))
+        asyncio.run(discovery._read(str(tmp_path / "nonesuch"), 30, trust=False))
     assert not discovery._reading
