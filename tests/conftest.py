@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -260,20 +261,20 @@ def open_mpi() -> bool:
 
 
 @pytest.fixture
-def reset_connections() -> Iterator[Callable[..., str]]:
-    """Serve on a port, any or one that gets free, and reset each connection at once."""
+def listen() -> Iterator[Callable[..., str]]:
+    """Listen on a port, any or one that gets free, and treat each connection in some way."""
     with contextlib.ExitStack() as stack:
 
-        def reset(port: int = 0) -> str:
+        def listen(treat: Callable[[socket.socket], object], port: int = 0) -> str:
             server = stack.enter_context(_listening(port))
-            thread = threading.Thread(target=_reset_all, args=[server])
+            thread = threading.Thread(target=_serve, args=[server, treat])
             thread.start()
             stack.callback(thread.join)
             stack.callback(server.shutdown, socket.SHUT_RDWR)
             host, port = server.getsockname()
             return f"{host}:{port}"
 
-        yield reset
+        yield listen
 
 
 def _listening(port: int) -> socket.socket:
@@ -287,9 +288,20 @@ def _listening(port: int) -> socket.socket:
             time.sleep(0.01)
 
 
-def _reset_all(server: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # shut down
+def _serve(server: socket.socket, treat: Callable[[socket.socket], object]) -> None:
+    with contextlib.ExitStack() as connections, contextlib.suppress(OSError):  # shut down
         while True:
             connection, _ = server.accept()
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            connection.close()
+            treat(connections.enter_context(connection))
+
+
+@pytest.fixture
+def reset_connections(listen: Callable[..., str]) -> Callable[..., str]:
+    """Listen on a port, any or one that gets free, and reset each connection at once."""
+    return functools.partial(listen, _reset)
+
+
+def _reset(connection: socket.socket) -> None:
+    """Close a connection as the system does with those that a dead process had not accepted."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()

@@ -183,7 +183,8 @@ def _explained(cluster: Cluster) -> Iterator[None]:
     except (OSError, RuntimeError) as error:
         host = os.uname().nodename
         raise StartupError(
-            f"the client on {host} can't reach the scheduler at {cluster.address}: {error}",
+            f"the client on {host} can't reach the scheduler at {cluster.address}: "
+            f"{error or 'it does not answer'}",
             host=host,
         ) from error
 

@@ -40,7 +40,6 @@ async def find_cluster(options: Options, timeout: float) -> Cluster:
         If it is no address, or one that needs other credentials.
     """
     from distributed import Security
-    from distributed.comm.core import connect
 
     timeout = min(timeout, _ANSWER_TIMEOUT)
     if options.scheduler_file is not None:
@@ -50,16 +49,35 @@ async def find_cluster(options: Options, timeout: float) -> Cluster:
         cluster = Cluster(options.address)
     if isinstance(options.security, Security):
         cluster = dataclasses.replace(cluster, security=options.security)
-    arguments = (cluster.security or Security()).get_connection_args("worker")
     try:
-        comm = await connect(cluster.address, timeout=timeout, **arguments)
-        await comm.close()
-    except (OSError, asyncio.TimeoutError) as error:
-        raise OSError(f"no scheduler answers at {cluster.address}: {error}") from error
+        await _knock(cluster, timeout)
     except (TypeError, ValueError, RuntimeError) as error:  # no address, or no credentials
         source = f"from {options.scheduler_file}" if options.scheduler_file else "as given"
         raise MPIDaskError(f"can't connect to {cluster.address}, {source}: {error}") from None
     return cluster
+
+
+async def _knock(cluster: Cluster, timeout: float) -> None:
+    """Connect, and let nothing but a wrong address or wrong credentials be final."""
+    from distributed import Security
+    from distributed.comm.core import connect
+
+    arguments = (cluster.security or Security()).get_connection_args("worker")
+    connecting = connect(cluster.address, timeout=timeout, **arguments)
+    try:
+        # The time-out of distributed does not count while the other end says nothing.
+        comm = await asyncio.wait_for(connecting, timeout + 1)
+        await comm.close()
+    except asyncio.TimeoutError as error:
+        raise OSError(f"what listens at {cluster.address} says nothing") from error
+    except OSError as error:
+        raise OSError(f"no scheduler answers at {cluster.address}: {error}") from error
+    except (TypeError, ValueError, RuntimeError):
+        raise
+    except Exception as error:  # what another program says was taken for a message of Dask's
+        raise OSError(
+            f"what answers at {cluster.address} is no scheduler ({type(error).__name__}: {error})"
+        ) from error
 
 
 async def _read(path: str, timeout: float, *, trust: bool) -> Cluster:

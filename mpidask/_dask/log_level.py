@@ -56,6 +56,9 @@ _NOT_SO = re.compile("Workers .* do not use a nanny and will be terminated witho
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
+    if record.name == "tornado.application":
+        # Of a listener: who connects and is no part of Dask, a port scanner say, knows.
+        return "_handle_stream" not in record.getMessage()
     if not record.name.startswith("distributed"):
         return True
     record.exc_info = record.exc_text = None

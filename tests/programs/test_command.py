@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 
@@ -419,6 +421,35 @@ def test_files_that_lead_nowhere(start, tmp_path, content, text):
     assert "death_timeout" in result.stderr
     assert "json" not in result.stderr.replace("scheduler.json", "")
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    "words, text", [(b"", "says nothing"), (b"SSH-2.0-OpenSSH_9.2\r\n", "is no scheduler")]
+)
+def test_the_address_has_become_another_program_s(start, tmp_path, listen, words, text):
+    address = listen(lambda connection: connection.sendall(words))
+    (tmp_path / "scheduler.json").write_text(f'{{"address": "tcp://{address}"}}')
+    result = start(JOIN.format("death_timeout=3"), ranks=2, limit=60).result()
+    assert result.status == 1
+    assert result.stderr.count(text) == 2  # while it waits, and at the end
+    assert "no scheduler for 3 s (death_timeout)" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_strangers_that_knock_are_no_news(launch, session, tmp_path):
+    cluster = launch([*MPIDASK, "--no-nanny", "--scheduler-file", "scheduler.json"], 3)
+    cluster.wait_for_message("mpidask: 2 workers")
+    address = json.loads((tmp_path / "scheduler.json").read_text())["address"]
+    host, _, port = address.removeprefix("tcp://").rpartition(":")
+    for words in (b"GET / HTTP/1.1\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n", b"\b" + 15 * b"\0"):
+        with socket.create_connection((host, int(port)), timeout=30) as stranger:
+            stranger.sendall(words)
+            with contextlib.suppress(ConnectionError):
+                while stranger.recv(1 << 16):  # the scheduler greets, and closes
+                    pass
+    session(2, "shutdown")
+    result = cluster.result()
+    assert (result.status, len(result.messages)) == (0, 1), result.stderr
 
 
 # -- Nannies ------------------------------------------------------------------------------
