@@ -52,6 +52,8 @@ class Run:
         Whether its members were told to end,
     hurried : bool
         and by when.
+    unwanted : bool
+        Whether it goes on although it was cancelled.
     """
 
     number: int
@@ -61,6 +63,7 @@ class Run:
     broken: str = ""
     stopped: bool = False
     hurried: bool = False
+    unwanted: bool = False
 
     @property
     def can_start(self) -> bool:
@@ -75,15 +78,22 @@ class Run:
         )
 
     @property
+    def lost(self) -> list[int]:
+        """The ranks whose workers are gone."""
+        pairs = zip(self.ranks, self.members, strict=True)
+        return [rank for rank, member in pairs if member.left == "gone"]
+
+    @property
     def is_over(self) -> bool:
         """Whether no thread is in it, and none will be."""
         if self.broken:
             return not any(member.is_inside for member in self.members)
         return all(member.left for member in self.members)
 
-    def inside(self) -> Iterator[Member]:
-        """Yield the members that a thread is in."""
-        return (member for member in self.members if member.is_inside)
+    def inside(self) -> Iterator[tuple[int, Member]]:
+        """Yield the members that a thread is in, and their ranks."""
+        pairs = zip(self.ranks, self.members, strict=True)
+        return ((rank, member) for rank, member in pairs if member.is_inside)
 
     def member_at(self, address: str) -> Member | None:
         """Give the member that was sent to a worker."""

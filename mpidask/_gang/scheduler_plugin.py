@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from distributed import SchedulerPlugin
@@ -55,6 +55,7 @@ class Gangs(SchedulerPlugin):
         said: dict[str, Any] = {HERE: self._here, FAILED: self._failed, LEFT: self._left}
         scheduler.stream_handlers |= said
         tasks.call_before_release(scheduler, self._before_release)
+        tasks.call_before_retry(scheduler, self._before_retry)
 
     # -- The scheduler, of clients and tasks. ----------------------------------------------
 
@@ -84,6 +85,17 @@ class Gangs(SchedulerPlugin):
             if gang is not None:
                 self._supervisor.hold(gang)
                 self._touch(gang)
+
+    def _before_retry(self, keys: Iterable[Any]) -> Iterator[Any]:
+        """Retry all tasks of a gang that has failed, and none of one that runs again."""
+        for key in keys:
+            gang = self._gangs.of(key)
+            if gang is None:
+                yield key
+            else:
+                yield from (
+                    each for each in gang.keys if tasks.state_of(self._scheduler, each) == "erred"
+                )
 
     # -- The scheduler, of workers; and these themselves. ----------------------------------
 

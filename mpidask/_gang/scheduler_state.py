@@ -102,6 +102,29 @@ def call_before_release(scheduler: Scheduler, callback: Callable[[Iterable[Any]]
     scheduler.stream_handlers["client-releases-keys"] = handler
 
 
+def call_before_retry(
+    scheduler: Scheduler, choose: Callable[[Iterable[Any]], Iterable[Any]]
+) -> None:
+    """Let something choose which tasks are retried, of those that a client wants to.
+
+    No hook of plugins asks.
+    """
+    retry = scheduler.handlers["retry"]
+
+    def handler(keys: Iterable[Any], client: str | None = None) -> list[Any]:
+        chosen = list(dict.fromkeys(choose(keys)))
+        retried = retry(keys=chosen, client=client)
+        # The client takes them for its own.
+        return [key for key in retried if _is_wanted_by(scheduler, key, client)]
+
+    scheduler.handlers["retry"] = handler
+
+
+def _is_wanted_by(scheduler: Scheduler, key: Any, client: str | None) -> bool:
+    task = scheduler.tasks.get(key)
+    return task is not None and any(one.client_key == client for one in task.who_wants or ())
+
+
 def hold(scheduler: Scheduler, keys: Iterable[Any], holder: str) -> None:
     """Want tasks, so that they are not forgotten."""
     scheduler.client_desires_keys([key for key in keys if key in scheduler.tasks], holder)

@@ -6,10 +6,12 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mpidask._errors import MPITaskError
+from mpidask._errors import MPITaskError, name_ranks
 from mpidask._gang import scheduler_state as tasks
+from mpidask._gang.communicators import can_be_revoked
 from mpidask._gang.gangs import Gang, Registry, Run
 from mpidask._gang.rank import GO, STOP
+from mpidask._log import WORD_INTERVAL, logger
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -83,7 +85,7 @@ class Supervisor:
 
     def _follow(self, gang: Gang, run: Run, states: dict[Any, str]) -> None:
         if not run.broken:
-            run.broken = _breakage(states)
+            run.broken = _breakage(run, states)
         if run.broken:
             self._break(gang, run, states)
         elif run.can_start:
@@ -92,6 +94,10 @@ class Supervisor:
                 tag = run.number % _TAGS
                 message = {"op": GO, "token": member.token, "ranks": run.ranks, "tag": tag}
                 tasks.send_at_once(self._scheduler, member.address, message)
+        elif "" in states.values() and not run.unwanted:
+            run.unwanted = True
+            self._cancel(gang, states)
+            self._say_that_it_goes_on(gang.name, run, first=True)
         if run.is_over:
             gang.run, gang.done = None, not run.broken
             self._gangs.running.pop(gang, None)
@@ -102,7 +108,7 @@ class Supervisor:
         if not run.stopped or (hurry and not run.hurried):
             run.stopped, run.hurried = True, hurry
             inside = list(run.inside())
-            for number, member in enumerate(inside):
+            for number, (_, member) in enumerate(inside):
                 grace = self._grace + _TURN * number if hurry else None
                 self.stop(member.address, member.token, run.broken, grace)
             if hurry:
@@ -114,12 +120,24 @@ class Supervisor:
 
     def _end_job(self, name: str, run: Run) -> None:
         """End a job of which ranks can't do so themselves, as they let no Python run."""
-        pairs = zip(run.ranks, run.members, strict=True)
-        if stuck := [rank for rank, member in pairs if member.is_inside]:
+        if stuck := [rank for rank, _ in run.inside()]:
             self._abort(
-                f"{name} can't go on, and ranks {stuck} don't return from it, for "
+                f"{name} can't go on, and {name_ranks(stuck)} can't leave it, for "
                 f"{self._grace:g} s now (mpi_task_grace): {run.broken}"
             )
+
+    def _say_that_it_goes_on(self, name: str, run: Run, *, first: bool = False) -> None:
+        if run.is_over or run.broken:
+            return
+        if not first:
+            logger.info(
+                "%s was cancelled, but still runs on %s, which can run no other function of "
+                "submit_mpi until it returns",
+                name,
+                name_ranks(rank for rank, _ in run.inside()),
+            )
+        loop = asyncio.get_running_loop()
+        loop.call_later(WORD_INTERVAL, self._say_that_it_goes_on, name, run)
 
     def stop(self, worker: str, token: str, why: str, grace: float | None) -> None:
         """Let a member end, within so many seconds."""
@@ -144,7 +162,7 @@ class Supervisor:
 
     def _give_up(self, gang: Gang, states: dict[Any, str]) -> None:
         """End a gang of which some tasks are forgotten."""
-        why = f"{gang.name} was cancelled"
+        why = _cancelled(gang)
         if gang.done:
             why = (
                 f"results of {gang.name} were lost with their worker, and it can't run again: "
@@ -152,16 +170,35 @@ class Supervisor:
                 "is needed"
             )
         else:
-            tasks.cancel(self._scheduler, [key for key, state in states.items() if state], why)
+            self._cancel(gang, states)
         left = [key for key, state in self._states(gang).items() if state == tasks.AT_GATE]
         tasks.fail(self._scheduler, left, error=MPITaskError(why))
 
+    def _cancel(self, gang: Gang, states: dict[Any, str]) -> None:
+        """Cancel what is left of a gang of which a task was cancelled."""
+        left = [key for key, state in states.items() if state]
+        tasks.cancel(self._scheduler, left, _cancelled(gang))
 
-def _breakage(states: dict[Any, str]) -> str:
+
+def _cancelled(gang: Gang) -> str:
+    return f"{gang.name} was cancelled"
+
+
+def _breakage(run: Run, states: dict[Any, str]) -> str:
     """Say why a run can't end well, if the states of its tasks show it."""
     found = set(states.values()) - {"processing", "memory"}
     if not found:
         return ""
+    if run.lost:
+        return f"the worker of {name_ranks(run.lost)} was lost"
     if "" in found:
-        return "it was cancelled"
+        return "" if _goes_on(run) else "it was cancelled"
     return "one of its tasks failed" if "erred" in found else "a worker was lost"
+
+
+def _goes_on(run: Run) -> bool:
+    """Tell whether a run that is cancelled ends by itself, as Dask's tasks do.
+
+    Members that are interrupted leave the others in MPI for ever, unless it can wake them.
+    """
+    return run.started and not run.has_lost_members and not can_be_revoked()

@@ -291,15 +291,17 @@ def test_cancelled_at_each_stage(passes):
             print_once("third")
             ends(client, futures)
 
-            # While they run, in Python.
-            futures = submit_mpi(stays, "never")
-            until(exists("never-started"))
+            # While they run: they go on, as Dask's tasks do.
+            futures = submit_mpi(stays, "fourth")
+            until(exists("fourth-started"))
             futures[0].cancel()
+            until(lambda: all(future.cancelled() for future in futures))
+            print_once("fourth")
             ends(client, futures)
-            os.remove("never-started")
-            futures = submit_mpi(stays, "never")
-            until(exists("never-started"))
+            futures = submit_mpi(stays, "fifth")
+            until(exists("fifth-started"))
             del futures
+            print_once("fifth")
             works(client)
 
             # After the end.
@@ -339,10 +341,124 @@ def test_client_that_goes(passes):
         """
         with mpi_dask(nthreads=1) as client:
             other = Client(set_as_default=False)
-            running = submit_mpi(stays, "never", ranks=[2, 3], client=other)
+            running = submit_mpi(stays, "go", ranks=[2, 3], client=other)
             waiting = submit_mpi(total, client=other)
-            until(exists("never-started"))
+            until(exists("go-started"))
             other.close()
+            works(client, ranks=[4])
+            print_once("go")
+            works(client)
+            print("good")
+        """,
+        ranks=5,
+    )
+
+
+@pytest.mark.parametrize("how", ["cancel", "release", "close"])
+def test_one_that_nobody_wants_any_more_is_let_go_on(passes, how):
+    """To interrupt some would leave the others in MPI for ever."""
+    passes(
+        f"""
+        how = {how!r}
+
+        def one_works_while_others_wait(comm, path):
+            print_once(f"in-{{comm.rank}}")
+            if comm.rank == 0:
+                until(exists(path))
+            comm.Barrier()
+            print_once(f"out-{{comm.rank}}")
+
+        with mpi_dask(nthreads=1, mpi_task_grace=0.5) as client:
+            other = Client(set_as_default=False)
+            futures = submit_mpi(one_works_while_others_wait, "go", client=other)
+            for rank in range(3):
+                until(exists(f"in-{{rank}}"))
+            if how == "cancel":
+                futures[1].cancel()
+                until(lambda: all(future.cancelled() for future in futures))
+            elif how == "close":
+                other.close()
+            del futures
+            waiting = submit_mpi(total)
+            assert client.submit(sum, [1, 2], workers=[address_of(client, 2)]) is not None
+            time.sleep(3)  # longer than the grace
+            assert not os.path.exists("out-0") and waiting[0].status == "pending"
+            print_once("go")
+            assert client.gather(waiting) == [3] * 3
+            assert all(os.path.exists(f"out-{{rank}}") for rank in range(3))
+            other.close()
+            print("good")
+        """,
+        ranks=5,
+    )
+
+
+def test_one_that_is_cancelled_and_does_not_return_is_named(begin):
+    result = begin(
+        """
+        import logging, sys
+        from mpidask._gang import supervisor
+
+        supervisor.WORD_INTERVAL = 0.1
+
+        class Telling(logging.StreamHandler):
+            def emit(self, record):
+                super().emit(record)
+                if "was cancelled" in record.getMessage():
+                    print_once("told")
+
+        def waits(comm):
+            print_once(f"in-{comm.rank}")
+            until(exists("told"))
+
+        @mpi_dask_main
+        def main(client):
+            futures = submit_mpi(waits)
+            until(exists("in-0"))
+            until(exists("in-1"))
+            client.cancel(futures)
+            until(exists("told"))
+            works(client)
+            print("good")
+
+        logging.getLogger("mpidask").addHandler(Telling(sys.stderr))
+        main()
+        """,
+        ranks=4,
+    ).result()
+    assert (result.status, result.stdout) == (0, "good\n"), result.stderr
+    assert " was cancelled, but still runs on ranks 2, 3, " in result.stderr
+
+
+def test_who_retries_one_future_retries_all(passes):
+    passes(
+        """
+        def fails_at_first(comm):
+            first = comm.bcast(not os.path.exists("again"))
+            comm.Barrier()
+            if first:
+                raise ValueError("the first time")
+            return total(comm)
+
+        with mpi_dask() as client:
+            for retry in (
+                lambda futures: futures[1].retry(),
+                lambda futures: [future.retry() for future in futures],
+                client.retry,
+            ):
+                futures = submit_mpi(fails_at_first)
+                wait(futures)
+                assert {future.status for future in futures} == {"error"}
+                print_once("again")
+                retry(futures)
+                assert client.gather(futures) == [3] * 3
+                os.remove("again")
+            # Of other tasks, only what is asked for; futures that are in order stay so.
+            plain = client.submit(lambda: 1 / int(os.path.exists("again")))
+            wait(plain)
+            print_once("again")
+            client.retry([plain, futures[0]])
+            assert (plain.result(), futures[0].result()) == (1, 3)
             works(client)
             print("good")
         """,
