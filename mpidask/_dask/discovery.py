@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 from mpidask._dask import scheduler_file
 from mpidask._dask.cluster import Cluster
 from mpidask._dask.daemon_thread import in_daemon_thread
-from mpidask._errors import MPIDaskError, SchedulerFileError
+from mpidask._errors import MPIDaskError
 
 if TYPE_CHECKING:
     from mpidask._options import Options
 
-#: Seconds that a scheduler may take to answer a knock, and a file system to give a file.
+#: Seconds that a scheduler may take to answer a knock.
 _ANSWER_TIMEOUT = 10
 #: Scheduler files that are being read: one that hangs is not read again and again.
 _reading: dict[str, Future[Cluster]] = {}
@@ -87,9 +87,7 @@ async def _read(path: str, timeout: float, *, trust: bool) -> Cluster:
     try:
         cluster: Cluster = await asyncio.wait_for(asyncio.wrap_future(reading), timeout)
     except asyncio.TimeoutError:
-        raise SchedulerFileError(
-            f"the file system of {path} does not answer within {timeout:.3g} s", may_pass=True
-        ) from None
+        raise scheduler_file.no_answer(path, timeout) from None
     finally:
         if reading.done():
             del _reading[path]

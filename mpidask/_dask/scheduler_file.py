@@ -8,15 +8,17 @@ older one is replaced, and none is believed that others can have written.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import os
 import pwd
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mpidask._dask.cluster import Cluster
+from mpidask._dask.daemon_thread import in_daemon_thread
 from mpidask._dask.output_file import draft
 from mpidask._errors import SchedulerFileError
 
@@ -33,6 +35,8 @@ _CREDENTIALS = (
 )
 
 
+#: Seconds that a file system may take to answer.
+ANSWER_TIMEOUT = 10
 #: More bytes than a scheduler file has.
 _LARGEST = 1 << 20
 #: What distributed writes there of itself, among other things.
@@ -114,6 +118,39 @@ def written(path: str | None, scheduler: Scheduler, cluster: Cluster) -> Iterato
         yield
     finally:
         remove(path, identity)
+
+
+@contextlib.asynccontextmanager
+async def written_in_time(
+    path: str | None, scheduler: Scheduler, cluster: Cluster
+) -> AsyncIterator[None]:
+    """Do the same in an event loop, which a file system that hangs does not hold up."""
+    if path is None:
+        yield
+        return
+    identity = scheduler.identity()
+    await in_time(write, path, identity, cluster)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(SchedulerFileError):  # it stays
+            await in_time(remove, path, identity)
+
+
+async def in_time(function: Callable[..., None], path: str, *args: Any) -> None:
+    """Call one of these functions, and give it up if the file system does not answer."""
+    calling = asyncio.wrap_future(in_daemon_thread(function, path, *args))
+    try:
+        await asyncio.wait_for(calling, ANSWER_TIMEOUT)
+    except asyncio.TimeoutError:
+        raise no_answer(path, ANSWER_TIMEOUT) from None
+
+
+def no_answer(path: str, timeout: float) -> SchedulerFileError:
+    """Make the error for a file system that hangs."""
+    return SchedulerFileError(
+        f"the file system of {path} does not answer within {timeout:.3g} s", may_pass=True
+    )
 
 
 def remove(path: str, identity: Mapping[str, Any]) -> None:

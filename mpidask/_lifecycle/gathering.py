@@ -16,8 +16,9 @@ from mpidask._lifecycle.loop_thread import LoopThread
 from mpidask._lifecycle.roles import Roles
 from mpidask._lifecycle.signals import Interrupt, result_of
 from mpidask._lifecycle.startup import reporting_progress
+from mpidask._log import WORD_INTERVAL
 from mpidask._mpi import job_exit
-from mpidask._mpi.arrival import arrive
+from mpidask._mpi.arrival import arrive, speakers
 from mpidask._mpi.communicator import Communicator
 from mpidask._mpi.deadline import Deadline
 
@@ -80,8 +81,12 @@ class Gathering:
 
     async def _meet(self) -> tuple[Communicator | None, int]:
         size = self.comm.Get_size()
-        progress = reporting_progress(lambda: f"not all of the {size} ranks are here")
-        speaks = self.comm.Get_rank() == self.reporter
+        rank = self.comm.Get_rank()
+        interval = None if rank == self.reporter else WORD_INTERVAL
+        progress = reporting_progress(
+            lambda: f"not all of the {size} ranks are here", interval=interval
+        )
+        speaks = rank in speakers(self.reporter)
         async with progress if speaks else contextlib.nullcontext():
             try:
                 members = await arrive(self.comm, self.deadline, reporter=self.reporter)

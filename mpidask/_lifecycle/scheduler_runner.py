@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mpidask._dask import dashboard, scheduler_file
-from mpidask._dask.daemon_thread import in_daemon_thread
 from mpidask._dask.paused import report_all_paused
 from mpidask._dask.scheduler import (
     call_before_close,
@@ -54,7 +52,7 @@ class SchedulerRunner:
         """Run the scheduler until it ends."""
         path = self._options.scheduler_file
         if path is not None:
-            await asyncio.wrap_future(in_daemon_thread(scheduler_file.check_replaceable, path))
+            await scheduler_file.in_time(scheduler_file.check_replaceable, path)
         security = make_security(self._options.security)
         scheduler = await start_scheduler(self._options, self._order.host, security)
         self._scheduler = scheduler
@@ -62,7 +60,7 @@ class SchedulerRunner:
         self._monitor = start_monitor(self._options, scheduler, self._order.places)
         on_start(scheduler)
         cluster = describe_cluster(self._options, scheduler, security)
-        with scheduler_file.written(path, scheduler, cluster):
+        async with scheduler_file.written_in_time(path, scheduler, cluster):
             self._report(cluster)
             await scheduler.finished()
         if ended_idle(scheduler) and not self._stopping:

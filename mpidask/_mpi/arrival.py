@@ -55,8 +55,13 @@ async def arrive(comm: MPI.Intracomm, deadline: Deadline, *, reporter: int) -> C
         return None
     if known is None:
         _duplicates.append(known := (duplicate, itertools.count()))
-        job_exit.wait_at_exit_for(duplicate, speaks=comm.Get_rank() == reporter)
+        job_exit.wait_at_exit_for(duplicate, speaks=comm.Get_rank() in speakers(reporter))
     return Communicator(duplicate, next(known[1]))
+
+
+def speakers(reporter: int) -> tuple[int, int]:
+    """Give the ranks that speak of a wait for others: one of them may be waited for."""
+    return reporter, int(reporter == 0)
 
 
 def _known_duplicate(comm: MPI.Intracomm) -> tuple[MPI.Intracomm, Iterator[int]] | None:

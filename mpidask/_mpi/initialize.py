@@ -19,8 +19,8 @@ from mpidask._log import flush_output, logger
 from mpidask._mpi.deadline import Deadline
 
 #: Seconds until the first word of a wait, and from one rank's word to the next one's. The
-#: ranks can't talk yet: 0 and 1 speak in turn, since one of them may be the missing one.
-_FIRST_WORD, _INTERVAL = 10, 30
+#: ranks can't talk yet: the first three speak in turn, since two may be missing.
+_FIRST_WORD, _INTERVAL, _SPEAKERS = 10, 30, 3
 #: Seconds from the end of one rank's wait to that of the next one's, and of how many. The launcher
 #: ends the job with the first process that leaves, so the others need not say it again.
 _STAGGER, _STAGGERED = 1, 10
@@ -104,7 +104,7 @@ def _watched(rank: int, deadline: Deadline, speaks: bool) -> Iterator[None]:
 
 def _watch(done: threading.Event, rank: int, deadline: Deadline, speaks: bool) -> None:
     pause = _FIRST_WORD + _INTERVAL * rank
-    while rank < 2 and deadline.left > pause:
+    while rank < _SPEAKERS and deadline.left > pause:
         if done.wait(pause):
             return
         logger.info(
@@ -114,10 +114,10 @@ def _watch(done: threading.Event, rank: int, deadline: Deadline, speaks: bool) -
             deadline.timeout - deadline.left,
             deadline.left,
         )
-        pause = 2 * _INTERVAL
+        pause = _SPEAKERS * _INTERVAL
     if done.wait(deadline.left + _STAGGER * min(rank, _STAGGERED)):
         return
-    if speaks:
+    if speaks or rank < _SPEAKERS:
         logger.error(
             "other ranks did not reach mpidask (MPI_Init) within %g s (startup_timeout): still "
             "busy in the program before the cluster starts, or ended. %s ends the job",

@@ -207,7 +207,9 @@ def test_a_client_rank_that_does_not_come_is_named_by_another(run):
         import time
         from mpi4py import MPI
         from mpidask import mpi_dask_main
+        from mpidask._lifecycle import gathering
 
+        gathering.WORD_INTERVAL = 1
         if MPI.COMM_WORLD.rank == 1:
             time.sleep(80)
         mpi_dask_main(startup_timeout=3)(print)()
@@ -215,6 +217,7 @@ def test_a_client_rank_that_does_not_come_is_named_by_another(run):
         limit=40,
     )
     assert result.status == 1
+    assert "not all of the 4 ranks are here" in result.stderr
     assert "rank 1 did not reach mpidask" in result.stderr
     assert result.stderr.count("Traceback") == 1
 
@@ -404,7 +407,7 @@ def test_a_signal_to_mpirun_ends_the_job(start, tmp_path, signum, times, open_mp
     elif cleaned.exists():
         # Open MPI's mpirun leaves with status 1, passes nothing on any more that its ranks
         # print, and kills them so soon that they may not come to it on a busy machine.
-        assert cleaned.read_text() == "finally\n"
+        assert "finally\n".startswith(cleaned.read_text())
 
 
 def test_a_signal_during_the_start(start, tmp_path):

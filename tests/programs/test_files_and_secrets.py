@@ -165,6 +165,25 @@ def test_a_file_system_that_hangs_holds_nothing_up(start, end):
     assert "Traceback" not in result.stderr
 
 
+@pytest.mark.parametrize("where", ["check_replaceable", "draft"])
+def test_a_file_system_that_hangs_is_named_by_who_would_write(run, where):
+    result = run(
+        f"""
+        import time
+        from mpidask import mpi_dask_main
+        from mpidask._dask import scheduler_file
+
+        scheduler_file.ANSWER_TIMEOUT = 0.5
+        scheduler_file.{where} = lambda path: time.sleep(1000)
+        mpi_dask_main(scheduler_file="file.json")(print)()
+        """,
+        limit=60,
+    )
+    assert result.status == 1
+    assert "file.json does not answer within 0.5 s" in result.stderr
+    assert result.stderr.count("Traceback") == 1
+
+
 # -- Secrets. -------------------------------------------------------------------------
 
 

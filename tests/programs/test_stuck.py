@@ -20,7 +20,7 @@ LATE = (
 import time
 from mpidask import mpi_dask_main
 
-if rank == {late}:
+if rank in {late}:
     {does}
 mpi_dask_main(startup_timeout={timeout})(print)()
 """
@@ -30,30 +30,30 @@ mpi_dask_main(startup_timeout={timeout})(print)()
 # -- Ranks that never reach MPI_Init --------------------------------------------------
 
 
-@pytest.mark.parametrize("late", [0, 1, 3])
+@pytest.mark.parametrize("late", [(0,), (1,), (3,), (0, 1)])
 def test_a_rank_that_never_reaches_mpi_ends_the_job(run, late):
     result = run(LATE.format(late=late, does="time.sleep(80)", timeout=14), limit=60)
     assert result.status != 0
     waits, ends = "waits for other ranks to reach mpidask (MPI_Init)", "within 14 s"
-    if late != 0:
+    if 0 not in late:
         assert result.said[0].startswith("mpidask: rank 0 on ") and waits in result.said[0]
-    speaker = "rank 0" if late != 0 else "rank 1"
+    speaker = f"rank {next(rank for rank in range(3) if rank not in late)}"
     assert [speaker in line for line in result.said if ends in line] == [True], result.stderr
     assert "Traceback" not in result.stderr
 
 
 def test_a_rank_that_dies_before_mpi_ends_the_job(run):
-    result = run(LATE.format(late=0, does="raise LookupError('early')", timeout=5), limit=40)
+    result = run(LATE.format(late=(0,), does="raise LookupError('early')", timeout=5), limit=40)
     assert result.status != 0
     assert "LookupError: early" in result.stderr
     assert result.stderr.count("Traceback") == 1
-    assert len(result.said) <= 1  # Open MPI's mpirun ends the job before
+    assert len(result.said) <= 2  # Open MPI's mpirun ends the job before, MPICH's not always
 
 
 @pytest.mark.parametrize("target", ["mpirun", 1])
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_mpi_waits_ends_the_job(start, signum, target):
-    job = start(LATE.format(late=3, does="time.sleep(80)", timeout=70), limit=60)
+    job = start(LATE.format(late=(3,), does="time.sleep(80)", timeout=70), limit=60)
     job.wait_for_message("rank 0 on")
     (job.process if target == "mpirun" else job.rank(target)).send_signal(signum)
     result = job.result()
