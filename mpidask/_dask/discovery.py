@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ async def find_cluster(options: Options, timeout: float) -> Cluster:
     """
     from distributed import Security
 
-    timeout = min(timeout, _ANSWER_TIMEOUT)
+    timeout = math.ceil(min(timeout, _ANSWER_TIMEOUT))  # alike in all ranks' messages
     if options.scheduler_file is not None:
         cluster = await _read(options.scheduler_file, timeout, trust=options.trust_scheduler_file)
     else:

@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 RESTARTED = "scheduler-remove-worker"
 #: The reason that `Scheduler.close` gives to the workers it closes.
 CLUSTER_ENDS = "scheduler-close"
+#: The reasons for which a worker closes when its scheduler is gone.
+_SCHEDULER_GONE = {
+    CLUSTER_ENDS,
+    "worker-handle-scheduler-connection-broken",
+    "worker-heartbeat-error",
+    "worker-heartbeat-missing",
+}
 #: The reason that mpidask gives to a worker whose process should end, as a task wants.
 TASK_EXIT = "mpidask-task-exit"
 
@@ -118,14 +125,16 @@ def _rank_worker(base: type, shutdown_timeout: float) -> type:
 
     class RankWorker(base):  # type: ignore[misc]
         close_reason: str | None = None
+        child_reason: str | None = None
         retired = False
         on_cluster_end: Callable[[], object] = staticmethod(lambda: None)
         on_close: Callable[[], object] = staticmethod(lambda: None)
 
         async def close(self, *args: Any, **kwargs: Any) -> Any:
             if self.close_reason is None:
-                self.close_reason = kwargs.get("reason", "")
-                self.retired = status_of(self) == Status.closing_gracefully
+                self.close_reason = self.child_reason or kwargs.get("reason", "")
+                gracefully = status_of(self) == Status.closing_gracefully
+                self.retired = gracefully and self.close_reason not in _SCHEDULER_GONE
                 if self.close_reason == CLUSTER_ENDS:
                     self.on_cluster_end()
                 else:
@@ -135,9 +144,21 @@ def _rank_worker(base: type, shutdown_timeout: float) -> type:
             if all(one.kind != one.VAR_KEYWORD for one in accepted.values()):
                 kwargs = {name: value for name, value in kwargs.items() if name in accepted}
             closing = super().close(*args, **kwargs)
+            if not issubclass(base, Nanny):
+                return await closing
+            # In this task and no other: a nanny that closes waits for all of its tasks but the
+            # one that closes it, which may be one of them.
+            ending = asyncio.create_task(end_child_that_starts(self))
+            try:
+                return await closing
+            finally:
+                ending.cancel()
+
+        def close_gracefully(self, *args: Any, **kwargs: Any) -> Any:
+            # To a nanny, its worker says by this that it closes, for whatever reason.
             if issubclass(base, Nanny):
-                return (await asyncio.gather(closing, end_child_that_starts(self)))[0]
-            return await closing
+                self.child_reason = kwargs.get("reason")
+            return super().close_gracefully(*args, **kwargs)
 
         def _close_arguments(self) -> dict[str, Any]:
             if issubclass(base, Worker):

@@ -47,7 +47,7 @@ def diagnose(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
         print(of_process(own), flush=True)
     try:
         with logging_to_stderr():
-            found, size = _gathered(own, Deadline(min(_TIMEOUT, own.patience)))
+            found, size = _gathered(own, Deadline(min(_TIMEOUT, own.startup_timeout)))
     except MPIDaskError as error:
         if launcher.rank() == 0:
             print(f"problem      {own.problem or error}", flush=True)

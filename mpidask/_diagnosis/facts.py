@@ -61,7 +61,7 @@ class Facts:
         Environment variables that change how MPI works.
     problem : str, optional
         What is wrong with the options.
-    patience : float
+    startup_timeout : float
         Seconds that the options allow for the start.
     """
 
@@ -72,7 +72,7 @@ class Facts:
     launched: str
     tuning: str
     problem: str | None = None
-    patience: float = float("inf")
+    startup_timeout: float = float("inf")
 
 
 def facts_of_this_process(
@@ -82,10 +82,10 @@ def facts_of_this_process(
     import psutil
     from distributed.utils import get_ip_interface
 
-    problem, patience = None, float("inf")
+    problem, timeout = None, float("inf")
     try:
         options = Options.resolve(given, defaults)
-        patience = options.startup_timeout
+        timeout = options.startup_timeout
         if options.interface is not None:
             get_ip_interface(options.interface)
     except (TypeError, ValueError) as error:
@@ -103,7 +103,7 @@ def facts_of_this_process(
         launched=_launched(),
         tuning=_tuning(),
         problem=problem,
-        patience=patience,
+        startup_timeout=timeout,
     )
 
 

@@ -60,6 +60,8 @@ def _run(rank: Rank, execution: Execution, call: Callable[[MPI.Intracomm], Any])
         execution.expose(comm)
         result = call(comm)
         execution.shield()
+        if not comm:
+            raise RuntimeError("the function has freed its communicator, which is not its own")
         said = f"rank {rank.number} waits for other ranks to return from {execution.key[0]}"
         if not communicators.all_well(comm, said, lambda: execution.is_stopped):
             raise Stopped

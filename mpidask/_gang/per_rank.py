@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 
 class PerRank:
@@ -41,6 +41,12 @@ class PerRank:
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._pieces)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "PerRank is an argument of submit_mpi itself: it can't be inside another one, nor be "
+            "sent to plain tasks"
+        )
 
     def __repr__(self) -> str:
         return f"PerRank({self._pieces!r})"

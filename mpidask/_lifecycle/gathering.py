@@ -72,14 +72,14 @@ class Gathering:
             job_exit.abort_at_exit(128 + signum)
             meeting.cancel()
 
-        meeting = loop.submit(self._meet())
+        meeting = loop.submit(self._arrive_and_agree())
         self.interrupt.act(abandon)
         members, status = result_of(meeting, self.interrupt)
         if members is None:
             raise SystemExit(status)  # the start has failed, and another rank says so
         return members
 
-    async def _meet(self) -> tuple[Communicator | None, int]:
+    async def _arrive_and_agree(self) -> tuple[Communicator | None, int]:
         size = self.comm.Get_size()
         rank = self.comm.Get_rank()
         interval = None if rank == self.reporter else WORD_INTERVAL

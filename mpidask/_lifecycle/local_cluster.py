@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -59,12 +60,24 @@ def local_cluster(options: Options, interrupt: Interrupt) -> Iterator[Cluster]:
         single_use.ended_locally(would_leave=options.exit)
 
 
-def _started(options: Options) -> LocalCluster:
+@contextlib.contextmanager
+def _started(options: Options) -> Iterator[LocalCluster]:
+    import dask
     from distributed import LocalCluster
+    from distributed.core import Status
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\s*Port \d+ is already in use")
-        return LocalCluster(**_arguments(options))
+        cluster = LocalCluster(**_arguments(options))
+    try:
+        yield cluster
+    finally:
+        with contextlib.ExitStack() as stack:
+            if cluster.scheduler is None or cluster.scheduler.status != Status.running:
+                # A scheduler that was shut down would be looked for, for half a minute.
+                stack.enter_context(dask.config.set({"distributed.comm.timeouts.connect": "1 s"}))
+                stack.enter_context(at_log_level(logging.CRITICAL))
+            cluster.close()
 
 
 @contextlib.contextmanager

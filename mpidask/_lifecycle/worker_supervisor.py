@@ -143,6 +143,8 @@ class WorkerSupervisor:
                 raise TimeoutError(
                     f"no scheduler for {deadline.timeout:g} s (death_timeout): {problem}"
                 )
+        if self._order.announces and attempt:
+            logger.info("joined a scheduler again")
 
     async def _try_to_join(self, attempt: int, timeout: float) -> Exception | None:
         """Start a worker, or return what is wrong with the scheduler now, and may pass.
@@ -165,9 +167,12 @@ class WorkerSupervisor:
         try:
             await asyncio.wait_for(self._worker, _REGISTER_TIMEOUT)
         except asyncio.TimeoutError as error:
-            await self._worker.close(reason=workers.CLUSTER_ENDS)
+            with contextlib.suppress(Exception):  # a nanny objects while its child starts
+                await self._worker.close(reason=workers.CLUSTER_ENDS)
             return error
-        except OSError as error:
+        except Exception as error:
+            if not _comes_of_connections(error):
+                raise
             return error
         return None
 
@@ -184,6 +189,13 @@ class WorkerSupervisor:
                 await asyncio.wait_for(self._worker.finished(), grace)
         if workers.status_of(self._worker) not in (Status.closed, Status.failed):
             await self._worker.close(reason=workers.CLUSTER_ENDS)
+
+
+def _comes_of_connections(error: BaseException | None) -> bool:
+    """Tell whether a worker did not start because of its scheduler, which may be back later."""
+    while error is not None and not isinstance(error, (OSError, asyncio.TimeoutError)):
+        error = error.__cause__
+    return error is not None
 
 
 def root_cause(error: BaseException) -> str:

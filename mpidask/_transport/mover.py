@@ -16,7 +16,7 @@ from mpi4py import MPI
 from mpidask._transport.timed_wait import TimedWait
 
 #: Seconds in MPI without progress after which the mover begins to sleep in between.
-_PATIENCE = 0.2
+_LONGEST_WAIT = 0.2
 #: Seconds in MPI between two sleeps.
 _BURST = 0.005
 #: Seconds of the first and of the longest sleep.
@@ -124,7 +124,7 @@ class Mover:
     def _run(self) -> None:
         sleep = 0.0
         while self._active or not self._stopping:
-            if self._obey(sleep) or self._wait(_BURST if sleep else _PATIENCE):
+            if self._obey(sleep) or self._wait(_BURST if sleep else _LONGEST_WAIT):
                 sleep = 0.0
             else:
                 sleep = min(max(_SHORTEST_SLEEP, 2 * sleep), _LONGEST_SLEEP)

@@ -327,6 +327,36 @@ def test_joining_before_and_after_and_coming_back(start, launch, session):
     assert third.result().status == 0
 
 
+@pytest.mark.parametrize("end", ["shutdown", "kill"])
+def test_joined_nannies_come_back_and_leave_when_retired(start, launch, session, run, end):
+    joined = start(JOIN.format("nanny=True"), ranks=2, limit=120)
+    cluster = launch([*MPIDASK, "--scheduler-file", "scheduler.json"], 2, limit=120)
+    if end == "kill":
+        session(3)
+        cluster.rank(0).send_signal(signal.SIGKILL)
+    else:
+        session(3, "shutdown")
+    assert (cluster.result().status == 0) == (end == "shutdown")
+    again = launch([*MPIDASK, "--scheduler-file", "scheduler.json"], 2, limit=120)
+    again.wait_for_message("mpidask: 1 worker")
+    session(3)
+    joined.wait_for_message("joined a scheduler again")
+    retire = """
+    import mpidask
+    from distributed import Client
+
+    with Client(**mpidask.connection("scheduler.json")) as client:
+        workers = client.scheduler_info(-1)["workers"].items()
+        client.retire_workers([at for at, worker in workers if worker["name"] != "mpidask-1"])
+    """
+    assert run(retire, ranks=None).status == 0
+    result = joined.result()
+    assert result.status == 0, result.stderr
+    assert "Traceback" not in result.stderr
+    session(1, "shutdown")
+    assert again.result().status == 0
+
+
 def test_joined_workers_replaced_for_their_tasks_stay(start, run):
     """A task that raises SystemExit costs a worker, and not the job it runs in."""
     cluster = start(
@@ -431,7 +461,8 @@ def test_the_address_has_become_another_program_s(start, tmp_path, listen, words
     (tmp_path / "scheduler.json").write_text(f'{{"address": "tcp://{address}"}}')
     result = start(JOIN.format("death_timeout=3"), ranks=2, limit=60).result()
     assert result.status == 1
-    assert result.stderr.count(text) == 2  # while it waits, and at the end
+    # While it waits; and at the end, alike on all ranks.
+    assert result.stderr.count(text) == 2
     assert "no scheduler for 3 s (death_timeout)" in result.stderr
     assert "Traceback" not in result.stderr
 

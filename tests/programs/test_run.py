@@ -256,6 +256,31 @@ def test_shutdown_by_the_user(run):
     one_line(result)
 
 
+def test_shutdown_by_the_user_without_mpi(start):
+    """distributed's LocalCluster would look for its scheduler for 30 s."""
+    job = start(
+        """
+        from mpidask import mpi_dask_main
+
+        @mpi_dask_main
+        def main(client):
+            client.shutdown()
+            print("shut down", flush=True)
+
+        main()
+        print("on")
+        """,
+        ranks=None,
+        limit=60,
+    )
+    job.wait_for_output("shut down")
+    begin = job.seconds
+    result = job.result()
+    assert (result.status, result.stdout) == (0, "shut down\non\n"), result.stderr
+    assert len(result.messages) == 1
+    assert job.seconds - begin < 25
+
+
 @pytest.mark.essential
 def test_several_clusters_in_one_mpi_program(run):
     result = run(

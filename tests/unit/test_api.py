@@ -15,6 +15,7 @@ import pytest
 import mpidask
 from mpidask import (
     MPIDaskError,
+    MPITaskError,
     NotEnoughRanksError,
     SchedulerFileError,
     StartupError,
@@ -75,7 +76,7 @@ def test_version():
 
 def test_errors_are_one_tree():
     assert issubclass(MPIDaskError, RuntimeError)
-    for error in (NotEnoughRanksError, SchedulerFileError, StartupError):
+    for error in (MPITaskError, NotEnoughRanksError, SchedulerFileError, StartupError):
         assert issubclass(error, MPIDaskError)
         assert error.__name__ in _errors.__doc__
         assert f"{error.__module__}.{error.__name__}" == f"mpidask.{error.__qualname__}"

@@ -67,7 +67,7 @@ def test_this_process():
     with dask.config.set({"mpidask": {"nthreads": 3}}):
         own = facts_of_this_process({"interface": "lo"})
     assert own.problem is None
-    assert own.patience == 300
+    assert own.startup_timeout == 300
     lines = of_process(own).splitlines()
     assert lines[0].startswith("versions     Python 3.")
     assert f"dask {dask.__version__}" in lines[0]
