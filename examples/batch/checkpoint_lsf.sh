@@ -4,6 +4,7 @@
 #BSUB -n 16
 #BSUB -R "span[ptile=8]"
 #BSUB -W 01:00
+#BSUB -N
 # A job that leaves with status 143, that of SIGTERM, goes back into the queue, with the
 # same number; the program goes on where it stopped.
 #BSUB -Q "143"

@@ -3,6 +3,7 @@
 #PBS -j oe
 #PBS -l select=2:ncpus=8:mpiprocs=8
 #PBS -l walltime=01:00:00
+#PBS -m ae
 
 cd "$PBS_O_WORKDIR" || exit
 module load openmpi

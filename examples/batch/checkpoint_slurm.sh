@@ -4,6 +4,7 @@
 #SBATCH --ntasks=16
 #SBATCH --mem-per-cpu=2G
 #SBATCH --time=01:00:00
+#SBATCH --mail-type=END,FAIL,TIME_LIMIT_80
 # Two minutes before the wall time the ranks get SIGTERM; this script does not.
 #SBATCH --signal=TERM@120
 #SBATCH --requeue

@@ -50,7 +50,8 @@ def submit_mpi(
     client : distributed.Client, optional
         Default: the current one; in a task, too.
     key : str, optional
-        A unique name for this step; by default made from the name of the function.
+        A unique name for this step; by default made from the name of the function. The keys of the
+        futures are made from it.
     retries : int, optional
         How many times the function runs again, on all ranks, if it fails on one.
 

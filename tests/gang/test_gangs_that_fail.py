@@ -727,3 +727,16 @@ def test_interrupts_reach_nothing_else(passes):
             print("good")
         """
     )
+
+
+def test_a_communicator_that_the_function_has_freed(fails):
+    result = fails(
+        """
+        @mpi_dask_main(mpi_task_grace=2)
+        def main(client):
+            client.gather(submit_mpi(lambda comm: comm.Free()))
+
+        main()
+        """
+    )
+    assert "the function has freed its communicator" in result.stderr

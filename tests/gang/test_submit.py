@@ -18,6 +18,12 @@ def test_all_ranks_or_some(passes):
             assert client.gather(submit_mpi(where, ranks=[4, 2])) == [4, 2]
             assert client.gather(submit_mpi(where, ranks=range(2, 5))) == [2, 3, 4]
             assert client.gather(submit_mpi(lambda comm: comm.rank)) == [0, 1, 2]
+            # A key names one gang of a size, as it names one task.
+            named, again = submit_mpi(where, key="step"), submit_mpi(where, key="step")
+            assert [future.key for future in named] == [future.key for future in again]
+            assert all("step" in future.key[0] for future in named)
+            assert client.gather(submit_mpi(where, key="step", ranks=[3])) == [3]
+            assert client.gather(named) == [2, 3, 4]
             print("good")
 
         main()

@@ -140,8 +140,9 @@ def main(client):
             uses.append(report(client, when))
     for other in clients[1:]:
         other.close()
+    gangs = sum(part // CLIENTS * CLIENTS for part in parts)
     print(
-        f"{options.gangs} gangs, of which {failed} failed as they should, and {options.tasks} "
+        f"{gangs} gangs, of which {failed} failed as they should, and {options.tasks} "
         f"tasks: {time.monotonic() - started:.0f} s"
     )
     # A gang that failed keeps its communicator and mpi4py's copy of it. MPICH has one more

@@ -269,6 +269,16 @@ def test_batch_scripts_go_on_in_another_job(batch, tmp_path, script, requeued):
     assert not note.exists()
 
 
+@pytest.mark.parametrize("system", ["slurm", "pbs", "lsf"])
+def test_batch_scripts_ask_for_mail_as_the_page_says(system):
+    page = (EXAMPLES.parent / "docs" / "long-jobs.md").read_text()
+    table = page[page.index("## Mail") :]
+    (flag,) = re.findall(rf"^\| {system} \| `([^`]+)`", table, re.MULTILINE | re.IGNORECASE)
+    script = (EXAMPLES / "batch" / f"checkpoint_{system}.sh").read_text()
+    # They read flags up to the first command.
+    assert flag in script[: script.index("\nmodule load")].splitlines()
+
+
 @pytest.mark.parametrize("script", sorted((EXAMPLES / "batch").glob("*.sh")), ids=lambda p: p.name)
 def test_batch_scripts_are_shell(script):
     assert subprocess.run(["bash", "-n", str(script)]).returncode == 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -29,6 +31,11 @@ def test_ranks_that_cannot_be(ranks):
     else:
         with pytest.raises(TypeError, match="whole numbers"):
             _wanted(ranks, None, JOB)
+
+
+def test_pieces_inside_another_argument_are_not_sent():
+    with pytest.raises(TypeError, match="can't be inside another one"):
+        pickle.dumps([PerRank([1, 2])])
 
 
 def test_the_pieces_of_a_collection_are_asked_for_by_name():
