@@ -170,7 +170,9 @@ class WorkerSupervisor:
             with contextlib.suppress(Exception):  # a nanny objects while its child starts
                 await self._worker.close(reason=workers.CLUSTER_ENDS)
             return error
-        except Exception as error:
+        except OSError as error:
+            return error
+        except RuntimeError as error:  # distributed's, for whatever came up at the start
             if not _comes_of_connections(error):
                 raise
             return error
@@ -193,7 +195,10 @@ class WorkerSupervisor:
 
 def _comes_of_connections(error: BaseException | None) -> bool:
     """Tell whether a worker did not start because of its scheduler, which may be back later."""
-    while error is not None and not isinstance(error, (OSError, asyncio.TimeoutError)):
+    from distributed.comm.core import CommClosedError
+
+    kinds = (CommClosedError, ConnectionError, asyncio.TimeoutError)
+    while error is not None and not isinstance(error, kinds):
         error = error.__cause__
     return error is not None
 
