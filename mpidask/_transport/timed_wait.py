@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 from mpi4py import MPI
+
+#: What a request is to C: a number, or a pointer.
+_HANDLE = ctypes.c_int if MPI._sizeof(MPI.Request) == 4 else ctypes.c_void_p
+
+
+def _library() -> ctypes.CDLL | None:
+    """Give MPI's functions, or None where it is linked in a way that hides them."""
+    try:
+        library = ctypes.CDLL(MPI.__file__)  # the libraries it is linked with are searched, too
+        return library if library.MPI_Grequest_start and library.MPI_Grequest_complete else None
+    except (OSError, AttributeError):
+        return None
+
+
+def _check(code: int) -> None:
+    if code != MPI.SUCCESS:
+        raise MPI.Exception(code)
 
 
 class TimedWait:
@@ -18,7 +36,8 @@ class TimedWait:
     """
 
     def __init__(self) -> None:
-        self._request = MPI.REQUEST_NULL
+        self._mpi = _library()
+        self._request = MPI.Request()
         self._pending = False  # whether the request is still to be completed
         self._due = self._sleeps_until = math.inf
         self._running = True
@@ -35,8 +54,7 @@ class TimedWait:
         """
         with self._changed:
             if not self._request:  # the last one was completed, and has ended a wait
-                self._request = MPI.Grequest.Start(None, None, None)
-                self._pending = True
+                self._start()
             self._end_at(time.monotonic() + seconds)
         try:
             if not unless():
@@ -65,9 +83,28 @@ class TimedWait:
         if due < self._sleeps_until:  # else it looks again in time, unasked
             self._changed.notify()
 
+    def _start(self) -> None:
+        """Start the request.
+
+        `mpi4py.MPI.Grequest` has callbacks that take the GIL, in the midst of MPI. Another
+        thread may hold it while it waits for MPI: mpi4py does so when an object is reduced
+        for the first time on a communicator. So here C calls C, which does nothing.
+        """
+        self._pending = True
+        if self._mpi is None:
+            self._request = MPI.Grequest.Start(None, None, None)
+            return
+        nothing = ctypes.CDLL(None).sched_yield  # takes no arguments, and returns 0: success
+        address = ctypes.c_void_p(MPI._addressof(self._request))
+        _check(self._mpi.MPI_Grequest_start(nothing, nothing, nothing, None, address))
+
     def _complete(self) -> None:
         self._pending = False
-        self._request.Complete()  # type: ignore[attr-defined]
+        if self._mpi is None:
+            self._request.Complete()  # type: ignore[attr-defined]
+            return
+        handle = _HANDLE.from_address(MPI._addressof(self._request))
+        _check(self._mpi.MPI_Grequest_complete(handle))
 
     def _run(self) -> None:
         with self._changed:

@@ -321,6 +321,48 @@ def test_a_transfer_ends_once_whoever_ends_it():
     assert transfer.result(timeout=0) is None
 
 
+def test_who_holds_the_gil_in_mpi_does_not_wait_for_the_mover(start):
+    """Nor the mover for that: mpi4py holds it when it duplicates a communicator for objects."""
+    job = start(
+        """
+        import threading
+        from mpi4py import MPI
+        from mpidask._transport.timed_wait import TimedWait
+
+        timed, ended = TimedWait(), threading.Event()
+
+        def wait():
+            while not ended.is_set():
+                request = MPI.COMM_SELF.Irecv(bytearray(8), tag=5)
+                timed.wait([request], 0.0005, ended.is_set)
+                request.Cancel()
+                request.Wait()
+
+        def wake():
+            while not ended.wait(0.0001):
+                timed.wake()
+
+        threads = [threading.Thread(target=part) for part in (wait, wake)]
+        for thread in threads:
+            thread.start()
+        world = MPI.COMM_WORLD
+        for n in range(1000):
+            comm = world.Create_group(world.group, 7)
+            assert comm.allreduce(1) == 2
+            comm.Free()
+        ended.set()
+        for thread in threads:
+            thread.join()
+        timed.stop()
+        print("through")
+        """,
+        ranks=2,
+        limit=90,
+    )
+    result = job.result()
+    assert (result.status, result.stdout) == (0, "through\nthrough\n"), result.stderr
+
+
 def test_memory_is_used_again(pair):
     pair(
         """
