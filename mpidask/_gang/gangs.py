@@ -80,8 +80,7 @@ class Run:
     @property
     def lost(self) -> list[int]:
         """The ranks whose workers are gone."""
-        pairs = zip(self.ranks, self.members, strict=True)
-        return [rank for rank, member in pairs if member.left == "gone"]
+        return [rank for rank, member in self.placed() if member.left == "gone"]
 
     @property
     def is_over(self) -> bool:
@@ -92,8 +91,11 @@ class Run:
 
     def inside(self) -> Iterator[tuple[int, Member]]:
         """Yield the members that a thread is in, and their ranks."""
-        pairs = zip(self.ranks, self.members, strict=True)
-        return ((rank, member) for rank, member in pairs if member.is_inside)
+        return ((rank, member) for rank, member in self.placed() if member.is_inside)
+
+    def placed(self) -> Iterator[tuple[int, Member]]:
+        """Yield all members, and their ranks."""
+        return zip(self.ranks, self.members, strict=True)
 
     def member_at(self, address: str) -> Member | None:
         """Give the member that was sent to a worker."""
@@ -194,7 +196,6 @@ class Registry:
         busy = {rank for rank, worker in ranks.items() if worker in self.strays.values()}
         for gang in self.running:
             assert gang.run is not None
-            pairs = zip(gang.run.ranks, gang.run.members, strict=True)
             goes_on = not gang.run.broken
-            busy |= {rank for rank, member in pairs if member.is_inside or goes_on}
+            busy |= {rank for rank, member in gang.run.placed() if member.is_inside or goes_on}
         return busy

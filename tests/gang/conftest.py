@@ -32,6 +32,18 @@ def stays(comm, path, function=None):
 def print_once(path):
     open(path, "a").close()
 
+def print_once_when_said(path, text):
+    "Print once when mpidask says so on this rank; it is still said on stderr"
+    import logging, sys
+
+    class Telling(logging.StreamHandler):
+        def emit(self, record):
+            super().emit(record)
+            if text in record.getMessage():
+                print_once(path)
+
+    logging.getLogger("mpidask").addHandler(Telling(sys.stderr))
+
 def until(condition, what=""):
     deadline = time.monotonic() + 60
     while not condition():

@@ -396,16 +396,9 @@ def test_one_that_nobody_wants_any_more_is_let_go_on(passes, how):
 def test_one_that_is_cancelled_and_does_not_return_is_named(begin):
     result = begin(
         """
-        import logging, sys
         from mpidask._gang import supervisor
 
         supervisor.WORD_INTERVAL = 0.1
-
-        class Telling(logging.StreamHandler):
-            def emit(self, record):
-                super().emit(record)
-                if "was cancelled" in record.getMessage():
-                    print_once("told")
 
         def waits(comm):
             print_once(f"in-{comm.rank}")
@@ -421,7 +414,7 @@ def test_one_that_is_cancelled_and_does_not_return_is_named(begin):
             works(client)
             print("good")
 
-        logging.getLogger("mpidask").addHandler(Telling(sys.stderr))
+        print_once_when_said("told", "was cancelled")
         main()
         """,
         ranks=4,
@@ -629,16 +622,9 @@ def test_a_long_wait_for_others_to_return_is_told(begin):
     """Such as one that never ends, as they wait for what nobody sends."""
     result = begin(
         """
-        import logging, sys
         from mpidask._mpi import polling
 
         polling.WORD_INTERVAL = 0.1
-
-        class Telling(logging.StreamHandler):
-            def emit(self, record):
-                super().emit(record)
-                if "waits for other ranks to return" in record.getMessage():
-                    print_once("told")
 
         def lags(comm):
             if comm.rank == 1:
@@ -649,7 +635,7 @@ def test_a_long_wait_for_others_to_return_is_told(begin):
             client.gather(submit_mpi(lags))
             print("good")
 
-        logging.getLogger("mpidask").addHandler(Telling(sys.stderr))
+        print_once_when_said("told", "waits for other ranks to return")
         main()
         """,
         ranks=4,
