@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 
 from mpi4py import MPI
 
+#: A function of C that does nothing to speak of, takes no arguments, and returns 0: success.
+_NOTHING = ctypes.CDLL(None).sched_yield
 #: What a request is to C: a number, or a pointer.
 _HANDLE = ctypes.c_int if MPI._sizeof(MPI.Request) == 4 else ctypes.c_void_p
 
@@ -94,9 +96,8 @@ class TimedWait:
         if self._mpi is None:
             self._request = MPI.Grequest.Start(None, None, None)
             return
-        nothing = ctypes.CDLL(None).sched_yield  # takes no arguments, and returns 0: success
         address = ctypes.c_void_p(MPI._addressof(self._request))
-        _check(self._mpi.MPI_Grequest_start(nothing, nothing, nothing, None, address))
+        _check(self._mpi.MPI_Grequest_start(_NOTHING, _NOTHING, _NOTHING, None, address))
 
     def _complete(self) -> None:
         self._pending = False
