@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -26,3 +27,14 @@ def in_daemon_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) ->
     name = f"mpidask-{getattr(function, '__name__', 'call')}"
     threading.Thread(target=call, name=name, daemon=True).start()
     return future
+
+
+async def in_time(timeout: float, function: Callable[..., Any], *args: Any) -> Any:
+    """Call a function in this way, and await its result.
+
+    Raises
+    ------
+    asyncio.TimeoutError
+        If it takes longer than these seconds.
+    """
+    return await asyncio.wait_for(asyncio.wrap_future(in_daemon_thread(function, *args)), timeout)

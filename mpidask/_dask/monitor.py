@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mpidask._dask import output_file
-from mpidask._dask.daemon_thread import in_daemon_thread
+from mpidask._dask.daemon_thread import in_daemon_thread, in_time
 from mpidask._dask.progress import Progress
 from mpidask._dask.scheduler import call_before_close
-from mpidask._dask.summary import Summary
+from mpidask._dask.summary import BEGINNING, Summary
 from mpidask._dask.tally import Places, Tally
+from mpidask._errors import MPIDaskError
 from mpidask._log import logger
 
 if TYPE_CHECKING:
@@ -24,6 +25,25 @@ if TYPE_CHECKING:
 _SAMPLING = 2
 #: Most seconds between two versions of the summary.
 _REWRITING = 60
+#: Seconds that the file system may take to answer.
+_ANSWER_TIMEOUT = 10
+
+
+async def check_summary(path: str) -> None:
+    """Raise if the summary can't be written.
+
+    Raises
+    ------
+    MPIDaskError
+        If it can't, or if the file system does not answer.
+    """
+    try:
+        await in_time(_ANSWER_TIMEOUT, output_file.check, path, "summary", BEGINNING)
+    except asyncio.TimeoutError:
+        raise MPIDaskError(
+            f"the summary can't be written: the file system of {path} does not answer within "
+            f"{_ANSWER_TIMEOUT} s"
+        ) from None
 
 
 class Monitor:
@@ -37,11 +57,6 @@ class Monitor:
     scheduler : distributed.Scheduler
     ranks : mapping of str to str
         Where the ranks are, by the names of their workers.
-
-    Raises
-    ------
-    MPIDaskError
-        If the summary can't be written.
     """
 
     def __init__(self, options: Options, scheduler: Scheduler, ranks: Mapping[str, str]) -> None:
@@ -56,7 +71,6 @@ class Monitor:
         self._tasks: list[asyncio.Task[None]] = []
         self._summary: Summary | None = None
         if self._path is not None:
-            output_file.check(self._path, "summary")
             self._summary = Summary(scheduler, tally, places)
             self._tasks.append(asyncio.create_task(self._keep_summary(self._summary)))
         if options.progress is not None:
@@ -113,9 +127,8 @@ class Monitor:
         if self._summary is not None:
             self._summary.sample()
             text = self._summary.text(status)
-            writing = asyncio.wrap_future(in_daemon_thread(self._write_last, text))
             try:
-                await asyncio.wait_for(writing, self._timeout)
+                await in_time(self._timeout, self._write_last, text)
             except asyncio.TimeoutError:
                 logger.warning("writing the summary takes more than %g s: left", self._timeout)
             for line in self._summary.lines():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 #: Seconds before the report is written for the first time, and between two reports.
 FIRST, INTERVAL = 60.0, 300.0
+#: How Dask's reports begin.
+_BEGINNING = re.compile(rb"\s*<!doctype html>", re.IGNORECASE)
 #: The most of the time that may go into reports, which cost the scheduler time: up to some
 #: seconds in a long job.
 _SHARE = 0.01
@@ -38,7 +41,7 @@ class PerformanceReport:
     """
 
     def __init__(self, path: str, timeout: float) -> None:
-        output_file.check(path, "performance report")
+        output_file.check(path, "performance report", _BEGINNING)
         self._path = path
         self._timeout = timeout
         self._writing: asyncio.Task[None] | None = None

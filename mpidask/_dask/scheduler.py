@@ -66,7 +66,7 @@ def ended_idle(scheduler: Scheduler) -> bool:
     return bool(timeout and since and time.time() > since + timeout)
 
 
-def start_monitor(
+async def start_monitor(
     options: Options, scheduler: Scheduler, places: Mapping[str, str]
 ) -> Monitor | None:
     """Watch over the work in the scheduler's event loop, if an option asks for it.
@@ -77,11 +77,18 @@ def start_monitor(
     scheduler : distributed.Scheduler
     places : mapping of str to str
         Where the ranks are, by the names of their workers.
+
+    Raises
+    ------
+    MPIDaskError
+        If the summary can't be written.
     """
     if options.progress is None and options.summary is None:
         return None
-    from mpidask._dask.monitor import Monitor
+    from mpidask._dask.monitor import Monitor, check_summary
 
+    if options.summary is not None:
+        await check_summary(options.summary)
     return Monitor(options, scheduler, places)
 
 

@@ -17,8 +17,8 @@ import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from mpidask._dask import daemon_thread
 from mpidask._dask.cluster import Cluster
-from mpidask._dask.daemon_thread import in_daemon_thread
 from mpidask._dask.output_file import draft
 from mpidask._errors import SchedulerFileError
 
@@ -139,9 +139,8 @@ async def written_in_time(
 
 async def in_time(function: Callable[..., None], path: str, *args: Any) -> None:
     """Call one of these functions, and give it up if the file system does not answer."""
-    calling = asyncio.wrap_future(in_daemon_thread(function, path, *args))
     try:
-        await asyncio.wait_for(calling, ANSWER_TIMEOUT)
+        await daemon_thread.in_time(ANSWER_TIMEOUT, function, path, *args)
     except asyncio.TimeoutError:
         raise no_answer(path, ANSWER_TIMEOUT) from None
 

@@ -6,6 +6,7 @@ import datetime
 import importlib.metadata
 import json
 import math
+import re
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 #: The version of the file's form: another number, should it ever mean something else.
 SCHEMA = 1
+#: How each version of the file begins.
+BEGINNING = re.compile(rb'\{\s*"schema": \d+,\s*"mpidask": "')
 #: The share of the time after which a worker counts as idle, in what is said to people.
 _IDLE = 0.5
 #: The least number of looks at the workers from which that is told.

@@ -86,7 +86,7 @@ def _monitored(options: Options, cluster: LocalCluster) -> Iterator[None]:
 
     async def start() -> Monitor | None:
         assert cluster.scheduler is not None
-        return start_monitor(options, cluster.scheduler, {})
+        return await start_monitor(options, cluster.scheduler, {})
 
     monitor, status = cluster.sync(start), 0
     try:

@@ -57,7 +57,7 @@ class SchedulerRunner:
         scheduler = await start_scheduler(self._options, self._order.host, security)
         self._scheduler = scheduler
         call_before_close(scheduler, before_close)
-        self._monitor = start_monitor(self._options, scheduler, self._order.places)
+        self._monitor = await start_monitor(self._options, scheduler, self._order.places)
         on_start(scheduler)
         cluster = describe_cluster(self._options, scheduler, security)
         async with scheduler_file.written_in_time(path, scheduler, cluster):

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from mpidask._dask import output_file, performance_report
+
 PAGE = Path(__file__).parents[2] / "docs" / "long-jobs.md"
 WORK = """
 import sys, time
@@ -199,6 +201,26 @@ def test_a_summary_that_cannot_be_written_is_known_at_once(run, tmp_path):
     assert "the summary can't be written" in result.stderr
 
 
+@pytest.mark.parametrize("option", ["summary", "performance_report"])
+def test_data_is_not_replaced(run, tmp_path, option):
+    data = tmp_path / "data.csv"
+    data.write_text("a,b\n1,2\n")
+    result = run(
+        f"""
+        from mpidask import mpi_dask_main
+
+        @mpi_dask_main({option}="data.csv")
+        def main(client):
+            print("hours of work")
+
+        main()
+        """
+    )
+    assert (result.status, result.stdout) == (1, "")
+    assert "data.csv is another file, and is left as it is" in result.stderr
+    assert data.read_text() == "a,b\n1,2\n"
+
+
 def test_the_performance_report_of_a_job_that_is_killed(start, tmp_path):
     pytest.importorskip("bokeh")
     job = start(
@@ -225,6 +247,7 @@ def test_the_performance_report_of_a_job_that_is_killed(start, tmp_path):
     job.result()
     text = report.read_text()
     assert text.rstrip().endswith("</html>")
+    output_file.check(str(report), "report", performance_report._BEGINNING)  # may be replaced
     assert "number of tasks: 20" in text
     assert "performance_report.FIRST = 2" in text.split("Calling Code", 1)[1]  # the program
 

@@ -15,10 +15,12 @@ import dask
 import pytest
 from distributed import Client, Scheduler, Worker, wait
 
+from mpidask._dask import monitor as monitors
 from mpidask._dask import output_file
 from mpidask._dask import tally as tallies
 from mpidask._dask.monitor import Monitor
 from mpidask._dask.progress import Progress
+from mpidask._dask.scheduler import start_monitor
 from mpidask._dask.summary import Summary
 from mpidask._dask.tally import Places, Tally, usage
 from mpidask._errors import MPIDaskError
@@ -438,7 +440,7 @@ def test_the_summary_is_there_from_the_start_and_finished_at_the_end(tmp_path, s
     async def test():
         async with cluster() as (server, _, client):
             server.remove_plugin(Tally.name)  # it has its own
-            monitor = Monitor(Options.resolve({"summary": path}), server, {})
+            monitor = await start_monitor(Options.resolve({"summary": path}), server, {})
             await until(path.exists)
             assert json.loads(path.read_text())["finished"] is False
             await client.submit(abs, -1)
@@ -474,7 +476,7 @@ def test_what_becomes_of_tasks_while_the_scheduler_closes_is_no_work(tmp_path):
     async def test():
         async with cluster() as (server, _, client):
             server.remove_plugin(Tally.name)
-            monitor = Monitor(Options.resolve({"summary": path}), server, {})
+            monitor = await start_monitor(Options.resolve({"summary": path}), server, {})
             kept = client.map(abs, range(5))
             await wait(kept)
             await client.shutdown()
@@ -487,15 +489,24 @@ def test_what_becomes_of_tasks_while_the_scheduler_closes_is_no_work(tmp_path):
     assert len(content["workers"]) == 1
 
 
+def test_a_summary_that_will_never_be_written(tmp_path, monkeypatch):
+    options = Options.resolve({"summary": tmp_path})
+    with pytest.raises(MPIDaskError, match=r"the summary can't be written: .* is not a file"):
+        asyncio.run(start_monitor(options, None, {}))
+    hang = threading.Event()
+    monkeypatch.setattr(monitors, "_ANSWER_TIMEOUT", 0.2)
+    monkeypatch.setattr(output_file, "check", lambda *args: hang.wait())
+    with pytest.raises(MPIDaskError, match=r"the file system of .* does not answer within 0.2 s"):
+        asyncio.run(start_monitor(options, None, {}))
+    hang.set()
+
+
 def test_a_summary_that_cannot_be_written(tmp_path, said):
     async def test():
         async with cluster() as (server, *_):
-            server.remove_plugin(Tally.name)
-            with pytest.raises(MPIDaskError, match="the summary can't be written"):
-                Monitor(Options.resolve({"summary": tmp_path}), server, {})
             path = tmp_path / "folder" / "job.json"
             server.remove_plugin(Tally.name)
-            monitor = Monitor(Options.resolve({"summary": path}), server, {})
+            monitor = await start_monitor(Options.resolve({"summary": path}), server, {})
             await until(path.exists)
             path.unlink()
             path.parent.rmdir()  # as if the disk were full

@@ -8,7 +8,12 @@ import stat
 import pytest
 
 from mpidask._dask import output_file
+from mpidask._dask.summary import BEGINNING
 from mpidask._errors import MPIDaskError
+
+
+def check(path):
+    output_file.check(str(path), "summary", BEGINNING)
 
 
 def test_written_as_other_files_of_the_user_are(tmp_path):
@@ -41,7 +46,7 @@ def test_a_draft_that_fails_leaves_the_old_file(tmp_path):
 
 
 def test_check_makes_the_directory_and_nothing_else(tmp_path):
-    output_file.check(str(tmp_path / "a" / "b.json"), "summary")
+    check(tmp_path / "a" / "b.json")
     assert os.listdir(tmp_path / "a") == []
 
 
@@ -50,7 +55,7 @@ def test_what_is_no_file_is_not_replaced(tmp_path):
     os.mkfifo(fifo)
     for path in (fifo, tmp_path, "/dev/null"):
         with pytest.raises(MPIDaskError, match=r"the summary can't be written: .* is not a file"):
-            output_file.check(str(path), "summary")
+            check(path)
     assert fifo.is_fifo()
 
 
@@ -58,4 +63,21 @@ def test_check_finds_what_cannot_be_written(tmp_path):
     (tmp_path / "file").write_text("")
     for path in ("/proc/no/x.json", str(tmp_path / "file" / "x.json")):
         with pytest.raises(MPIDaskError, match="the summary can't be written"):
-            output_file.check(path, "summary")
+            check(path)
+
+
+@pytest.mark.parametrize("content", ["a,b\n1,2\n", "{}", '{"schema": "x"}', "\0"])
+def test_what_is_another_file_is_not_replaced(tmp_path, content):
+    path = tmp_path / "data.csv"
+    path.write_text(content)
+    with pytest.raises(MPIDaskError, match=r"data\.csv is another file, and is left as it is"):
+        check(path)
+    assert path.read_text() == content
+
+
+def test_a_write_protected_file_is_not_replaced(tmp_path, monkeypatch):
+    path = tmp_path / "job.json"
+    path.write_text("")
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)  # root may write all
+    with pytest.raises(MPIDaskError, match=r"job\.json is write-protected"):
+        check(path)
