@@ -123,7 +123,9 @@ class Monitor:
         """Write the summary for the last time, and tell it in short."""
         for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for ended in await asyncio.gather(*self._tasks, return_exceptions=True):
+            if isinstance(ended, Exception):
+                logger.warning("progress or summary ended early", exc_info=ended)
         if self._summary is not None:
             self._summary.sample()
             text = self._summary.text(status)

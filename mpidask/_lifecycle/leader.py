@@ -137,6 +137,9 @@ class Leader:
                     self._order_all(SchedulerClosed())
                 case WorkerStarted() if joining and set(startup.workers) == working:
                     logger.info(startup.summary())
+            if startup.transport is not None:  # of workers that are late
+                for one, order in startup.transport.orders(message, startup.workers):
+                    self._order(one, order)
             if joining and not working:
                 self._is_over(1 if startup.failures else 0)
 

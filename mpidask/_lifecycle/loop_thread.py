@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+
+#: Seconds that what runs in the loop may hold up its end.
+_STOP_TIMEOUT = 2
 
 
 class LoopThread:
@@ -43,7 +48,14 @@ class LoopThread:
     def call(self, function: Any, *args: Any) -> None:
         self._loop.call_soon_threadsafe(function, *args)
 
+    def innermost_call(self) -> str:
+        """Name the function that the loop is in."""
+        frame = sys._current_frames()[self._thread.ident or 0]
+        file = os.path.basename(frame.f_code.co_filename)
+        return f"{frame.f_code.co_name}() ({file}:{frame.f_lineno})"
+
     def stop(self) -> None:
+        """Stop the loop, or leave it behind if something blocks it."""
         self._stopping = True
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
+        self._thread.join(_STOP_TIMEOUT)

@@ -118,7 +118,7 @@ class Member:
             case StartWorker(cluster):
                 self._launch("worker", self._run_worker(order))
                 if cluster is not None and (watching := self._guard.watch(cluster)):
-                    self._launch("liveness", watching)
+                    self._launch("scheduler watch", watching)
             case Running():
                 self._starting.cancel()
                 self._running = True
@@ -196,21 +196,26 @@ class Member:
 
     async def _stop(self, status: int) -> Done:
         """Stop everything, and tell what doesn't."""
-        deadline = Deadline(self._options.shutdown_timeout)
+        deadline = Deadline(self._options.shutdown_timeout + 1)
         gangs_ended = await self._gangs.stop()
-        with contextlib.suppress(Exception):
-            if self._worker is not None:
-                self._worker.expect_end()
-            if self._scheduler is not None:
-                await self._scheduler.stop(status)
-            if self._worker is not None and gangs_ended:
-                await self._worker.stop()
+        if self._worker is not None:
+            self._worker.expect_end()
+        if self._scheduler is not None:
+            await self._end_of("scheduler", self._scheduler.stop(status), deadline)
+        if self._worker is not None and gangs_ended:
+            await self._end_of("worker", self._worker.stop(), deadline)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         transfers_ended = await self._transport.stop(max(1, deadline.left))
         tasks = () if self._worker is None else self._worker.running_tasks()
         return Done(tasks, transfers_stuck=not transfers_ended, gangs_stuck=not gangs_ended)
+
+    async def _end_of(self, duty: str, ending: Coroutine[Any, Any, None], end: Deadline) -> None:
+        try:
+            await asyncio.wait_for(ending, max(1, end.left))
+        except Exception:  # what goes on is named below; connections break now
+            logging.getLogger(__name__).debug("the end of the %s", duty, exc_info=True)
 
     def report_signal(self, signum: int) -> None:
         """Tell the leader that this rank was sent a signal."""

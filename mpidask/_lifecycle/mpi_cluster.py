@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from mpidask._gang import jobs
 from mpidask._lifecycle import signals, single_use
@@ -15,10 +16,14 @@ from mpidask._lifecycle.member import Member
 from mpidask._lifecycle.messages import Cluster, End
 from mpidask._lifecycle.reaction import ReactionWatch
 from mpidask._lifecycle.roles import Roles
+from mpidask._lifecycle.shutdown import REPORT_GRACE, end_job
 from mpidask._log import logger
 from mpidask._mpi import job_exit
 from mpidask._mpi.communicator import Communicator
 from mpidask._options import Options
+
+#: Seconds that the leader's event loop may be held up at the end, beyond all others' time.
+_LOOP_GRACE = 2
 
 
 def exit_status(error: BaseException | None) -> int:
@@ -96,6 +101,7 @@ class MPICluster:
         serving = self._loop.submit(member.serve())
         self._interrupt.act(lambda signum: self._loop.call(member.report_signal, signum))
         order = serving.result()
+        self._interrupt.act(lambda signum: None)  # the loop that would report it ends
         self._stop(left=order.leave)
         if order.leave:
             job_exit.skip_last_collections()
@@ -143,6 +149,15 @@ class MPICluster:
         job_exit.set_cluster_runs(False)
         single_use.ended(left=left)
 
+    def _end_in_time(self, leader: Leader, order: End) -> None:
+        """Let the leader end the cluster, if nothing of the user's blocks its event loop."""
+        timeout = self._options.shutdown_timeout + REPORT_GRACE + _LOOP_GRACE
+        try:
+            self._loop.submit(leader.end(order)).result(timeout)
+        except FutureTimeoutError:
+            rank, call = self._gathering.comm.Get_rank(), self._loop.innermost_call()
+            end_job(order, f"the event loop of rank {rank} is blocked, in {call}")
+
     def _end(self, error: BaseException | None, *, leave: bool) -> None:
         """End the cluster, because of an error or in peace."""
         self._interrupt.disarm()
@@ -153,7 +168,7 @@ class MPICluster:
         if broken and interrupted:
             status = 1
         if self._leader is not None:
-            self._loop.submit(self._leader.end(End(status, leave))).result()
+            self._end_in_time(self._leader, End(status, leave))
         elif self._members is not None:
             job_exit.abort_at_exit(status)  # given up before anybody could be told
         self._stop(left=leave)

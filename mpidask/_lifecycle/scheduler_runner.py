@@ -74,7 +74,7 @@ class SchedulerRunner:
         """Yield, by name, what is to run from when the user's function runs."""
         if self._scheduler is not None:
             yield "dashboard", dashboard.load(self._options, self._scheduler)
-            yield "memory", report_all_paused(self._scheduler)
+            yield "memory watch", report_all_paused(self._scheduler)
 
     async def stop(self, status: int) -> None:
         """Stop the scheduler of a job that ends with this status."""

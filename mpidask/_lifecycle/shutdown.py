@@ -12,7 +12,7 @@ from mpidask._log import WORD_INTERVAL, logger
 from mpidask._mpi import job_exit
 
 #: Seconds the leader grants its members beyond `shutdown_timeout` to report.
-REPORT_GRACE = 3
+REPORT_GRACE = 5
 
 
 class Shutdown:
@@ -48,11 +48,12 @@ class Shutdown:
             if isinstance(message, Done):
                 self._busy.discard(rank)
                 if message.transfers_stuck:
-                    self._end_job(f"transfers by MPI on {self._startup.place(rank)} don't end")
-                if message.gangs_stuck:
-                    self._end_job(
-                        f"a function of submit_mpi on {self._startup.place(rank)} does not end"
+                    end_job(
+                        self._order, f"transfers by MPI on {self._startup.place(rank)} don't end"
                     )
+                if message.gangs_stuck:
+                    place = self._startup.place(rank)
+                    end_job(self._order, f"a function of submit_mpi on {place} does not end")
                 elif message.stuck:
                     logger.warning(
                         "left behind on %s after %g s (shutdown_timeout), still running: %s",
@@ -68,15 +69,18 @@ class Shutdown:
         return ", ".join(self._startup.place(rank) for rank in sorted(self._busy))
 
     def _give_up(self) -> None:
-        self._end_job(
+        end_job(
+            self._order,
             f"no answer from {self._places()} within {self._timeout:g} s (shutdown_timeout): "
-            "dead, or in a call that does not let Python run"
+            "dead, or in a call that does not let Python run",
         )
 
-    def _end_job(self, reason: str) -> None:
-        status = self._order.status if self._order.leave else 1
-        logger.error("%s. Ending the job with exit status %d", reason, status)
-        # Is there an end, or an error, to come to? What would follow in a program that goes
-        # on is MPI, and would wait for the dead.
-        leaves = self._order.leave or self._order.status != 0
-        job_exit.abort_at_exit(status, at_once=not leaves)
+
+def end_job(order: End, reason: str) -> None:
+    """Abort the job of a cluster that does not end as ordered, and say why."""
+    status = order.status if order.leave else 1
+    logger.error("%s. Ending the job with exit status %d", reason, status)
+    # Is there an end, or an error, to come to? What would follow in a program that goes
+    # on is MPI, and would wait for the dead.
+    leaves = order.leave or order.status != 0
+    job_exit.abort_at_exit(status, at_once=not leaves)

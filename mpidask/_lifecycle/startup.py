@@ -38,7 +38,7 @@ class Startup:
     nodes: dict[int, Node] = field(default_factory=dict)
     cluster: Cluster | None = None
     workers: dict[int, WorkerStarted] = field(default_factory=dict)
-    failures: dict[int, Failed] = field(default_factory=dict)
+    failures: list[tuple[int, Failed]] = field(default_factory=list)
     transport: TransportPlan | None = None
 
     def hear(self, rank: int, message: object) -> None:
@@ -50,8 +50,8 @@ class Startup:
                 self.cluster = message
             case WorkerStarted():
                 self.workers[rank] = message
-            case Failed(final=True):
-                self.failures[rank] = message
+            case Failed(duty="scheduler" | "worker", final=True):
+                self.failures.append((rank, message))
 
     @property
     def everyone_is_ready(self) -> bool:
@@ -72,20 +72,20 @@ class Startup:
             return [rank for rank in range(self.size) if rank not in self.nodes]
         if self.cluster is None and self.roles.scheduler is not None:
             return [self.roles.scheduler]
-        answered = self.workers.keys() | self.failures.keys()
+        answered = self.workers.keys() | {rank for rank, _ in self.failures}
         return [rank for rank in self.roles.workers if rank not in answered]
 
     def raise_if_hopeless(self) -> None:
         """Raise `StartupError` if so many have failed that the start can't complete."""
-        lost = [rank for rank, failed in self.failures.items() if failed.duty == "worker"]
-        scheduler_lost = any(failed.duty == "scheduler" for failed in self.failures.values())
-        if scheduler_lost or len(self.roles.workers) - len(lost) < self.wanted:
+        duties = [failed.duty for _, failed in self.failures]
+        left = len(self.roles.workers) - duties.count("worker")
+        if "scheduler" in duties or left < self.wanted:
             raise self.failed()
 
     def failed(self) -> StartupError:
         """Make the error that says what failed."""
         # Without a scheduler nothing starts; else the first one has the say.
-        rank, failed = min(self.failures.items(), key=lambda item: item[1].duty != "scheduler")
+        rank, failed = min(self.failures, key=lambda item: item[1].duty != "scheduler")
         others = len(self.failures) - 1
         return StartupError(
             f"the {failed.duty} on {self.place(rank)} did not start: {failed.cause}"

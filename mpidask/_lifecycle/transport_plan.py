@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -59,15 +59,15 @@ class TransportPlan:
         Where each rank is.
     by_mpi : set of str
         The kinds of pairs for which it does.
-    to_measure : tuple of int, optional
-        The two ranks to measure it between nodes.
+    unmeasured : bool
+        Whether it is to be measured between nodes, by the first two workers that can.
     measuring : bool
         Whether they do now.
     """
 
     nodes: Mapping[int, Node]
     by_mpi: set[str]
-    to_measure: tuple[int, int] | None = None
+    unmeasured: bool = False
     measuring: bool = False
 
     @classmethod
@@ -77,10 +77,7 @@ class TransportPlan:
             return None
         if options.transport == "mpi":
             return cls(nodes, {WITHIN, BETWEEN})
-        plan = cls(nodes, {WITHIN})
-        pairs = combinations(sorted(roles.workers), 2)
-        plan.to_measure = next((pair for pair in pairs if plan._kind(*pair) == BETWEEN), None)
-        return plan
+        return cls(nodes, {WITHIN}, unmeasured=True)
 
     def _kind(self, one: int, other: int) -> str:
         places = {(self.nodes[rank].host, self.nodes[rank].network) for rank in (one, other)}
@@ -90,18 +87,22 @@ class TransportPlan:
         others = self.nodes.keys() - {rank}
         return frozenset(other for other in others if self._kind(rank, other) in self.by_mpi)
 
+    def _pair_to_measure(self, workers: Iterable[int]) -> tuple[int, int] | None:
+        pairs = combinations(sorted(workers), 2)
+        return next((pair for pair in pairs if self._kind(*pair) == BETWEEN), None)
+
     def orders(
         self, message: object, workers: Mapping[int, WorkerStarted]
     ) -> Iterator[tuple[int, object]]:
-        """Yield ranks and the orders to send them now, as `start_orders` does."""
+        """Yield ranks and the orders to send them now, while the cluster starts or runs."""
         match message:
             case Cluster():
                 job = uuid.uuid4().hex  # nobody outside knows it
                 for rank in self.nodes:
                     yield rank, StartTransport(message, job, self._peers(rank))
-            case WorkerStarted() if self.to_measure and workers.keys() >= {*self.to_measure}:
-                one, other = self.to_measure
-                self.to_measure, self.measuring = None, True
+            case WorkerStarted() if self.unmeasured and (pair := self._pair_to_measure(workers)):
+                one, other = pair
+                self.unmeasured, self.measuring = False, True
                 yield one, MeasureTransport(other, workers[other].address)
             case TransportMeasured(gain):
                 self.measuring = False

@@ -101,7 +101,7 @@ class WorkerSupervisor:
         """Stop the worker, with `shutdown_timeout` for its running tasks."""
         self.expect_end()
         if self._worker is not None:
-            await asyncio.wait_for(self._stop(), self._options.shutdown_timeout + 1)
+            await self._stop()
 
     def running_tasks(self) -> tuple[str, ...]:
         """Name the tasks that the worker's threads are busy with."""

@@ -291,6 +291,34 @@ def test_a_main_that_holds_the_gil_does_not_hold_the_job(start):
     assert "no answer from rank 1" in result.stderr
 
 
+def test_a_task_that_blocks_the_event_loop_of_the_leader_is_shown_and_the_job_ends(run):
+    result = run(
+        """
+        import os, time
+        from distributed import fire_and_forget
+        from mpidask import mpi_dask_main
+
+        async def block():
+            open("blocked", "w").close()
+            time.sleep(300)
+
+        @mpi_dask_main(exclusive_workers=False, shutdown_timeout=1)
+        def main(client):
+            fire_and_forget(client.submit(block, workers=["mpidask-1"]))
+            while not os.path.exists("blocked"):
+                time.sleep(0.05)
+            print("value", flush=True)
+
+        main()
+        """,
+        ranks=3,
+        limit=90,
+    )
+    assert (result.status, result.stdout) == (0, "value\n")
+    assert "the event loop of rank 1 is blocked, in block() (" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_a_main_that_has_reacted_has_its_time(start, tmp_path):
     job = start(
         """

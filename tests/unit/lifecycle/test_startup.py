@@ -51,6 +51,16 @@ def test_a_worker_that_is_tried_again_has_not_failed():
     assert not startup.failures
 
 
+def test_a_rank_that_fails_at_more_than_one_thing():
+    startup = starting(5, exclusive_workers=False)
+    gather(startup)
+    startup.hear(0, Failed("scheduler", "no port"))
+    startup.hear(0, Failed("worker", "no disk"))
+    startup.hear(0, Failed("scheduler watch", "no connection"))
+    with pytest.raises(StartupError, match="the scheduler on rank 0 on host0 did not start: no po"):
+        startup.raise_if_hopeless()
+
+
 def test_phases_of_a_start():
     startup = starting(5)
     assert (startup.progress(), startup.missing) == ("0 of 5 ranks are here", [0, 1, 2, 3, 4])

@@ -8,6 +8,7 @@ from mpidask import MPIDaskError
 from mpidask._lifecycle import transport_plan
 from mpidask._lifecycle.messages import (
     Cluster,
+    Failed,
     MeasureTransport,
     StartTransport,
     StartWorker,
@@ -77,15 +78,23 @@ def test_one_node_uses_mpi_unmeasured():
     assert start.way() == "data by MPI"
 
 
-def test_nodes_are_measured_by_their_lowest_workers():
+def test_nodes_are_measured_by_the_first_two_workers():
     start = Start("a", "a", "a", "a", "b", "b")
     assert peers(start.hear(0, CLUSTER))[2] == {0, 1, 3}
-    assert not start.up(5, 3, 2)
+    assert not start.up(3, 2)
     assert start.up(4) == {2: MeasureTransport(4, "mpi://4")}
+    assert not start.up(5)
     assert not start.startup.complete
     assert peers(start.hear(2, TransportMeasured(1.31)))[4] == {0, 1, 2, 3, 5}
     assert start.startup.complete
     assert start.way() == "data by MPI"
+
+
+def test_a_worker_that_never_comes_is_not_waited_for():
+    start = Start("a", "a", "a", "b", "b")
+    start.hear(0, CLUSTER)
+    start.hear(3, Failed("worker", "no memory"))
+    assert start.up(2, 4) == {2: MeasureTransport(4, "mpi://4")}
 
 
 def test_a_network_that_does_not_serve_mpi():
