@@ -7,13 +7,12 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from mpidask._dask import output_file
+from mpidask._dask import summary as summaries
 from mpidask._dask.daemon_thread import in_daemon_thread, in_time
 from mpidask._dask.progress import Progress
 from mpidask._dask.scheduler import call_before_close
-from mpidask._dask.summary import BEGINNING, Summary
+from mpidask._dask.summary import Summary
 from mpidask._dask.tally import Places, Tally
-from mpidask._errors import MPIDaskError
 from mpidask._log import logger
 
 if TYPE_CHECKING:
@@ -25,25 +24,6 @@ if TYPE_CHECKING:
 _SAMPLING = 2
 #: Most seconds between two versions of the summary.
 _REWRITING = 60
-#: Seconds that the file system may take to answer.
-_ANSWER_TIMEOUT = 10
-
-
-async def check_summary(path: str) -> None:
-    """Raise if the summary can't be written.
-
-    Raises
-    ------
-    MPIDaskError
-        If it can't, or if the file system does not answer.
-    """
-    try:
-        await in_time(_ANSWER_TIMEOUT, output_file.check, path, "summary", BEGINNING)
-    except asyncio.TimeoutError:
-        raise MPIDaskError(
-            f"the summary can't be written: the file system of {path} does not answer within "
-            f"{_ANSWER_TIMEOUT} s"
-        ) from None
 
 
 class Monitor:
@@ -64,13 +44,13 @@ class Monitor:
         scheduler.add_plugin(tally)
         call_before_close(scheduler, self._stop_counting)
         self._scheduler = scheduler
-        self._path = options.summary
         self._timeout = options.shutdown_timeout / 2
         self._writing = threading.Lock()
         self._finished = False
         self._tasks: list[asyncio.Task[None]] = []
         self._summary: Summary | None = None
-        if self._path is not None:
+        if options.summary is not None:
+            self._file = summaries.file(options.summary)
             self._summary = Summary(scheduler, tally, places)
             self._tasks.append(asyncio.create_task(self._keep_summary(self._summary)))
         if options.progress is not None:
@@ -113,9 +93,8 @@ class Monitor:
             self._write(text)
 
     def _write(self, text: str) -> None:
-        assert self._path is not None
         try:
-            output_file.write(self._path, text)
+            self._file.write(text.encode())
         except OSError as error:
             logger.warning("the summary can't be written: %s", error)
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import re
+import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpidask._dask import output_file
+from mpidask._dask.daemon_thread import in_daemon_thread
+from mpidask._dask.output_file import OutputFile
 from mpidask._log import logger
 
 if TYPE_CHECKING:
@@ -18,7 +21,7 @@ if TYPE_CHECKING:
 #: Seconds before the report is written for the first time, and between two reports.
 FIRST, INTERVAL = 60.0, 300.0
 #: How Dask's reports begin.
-_BEGINNING = re.compile(rb"\s*<!doctype html>", re.IGNORECASE)
+_BEGINNING = re.compile(rb"\s*<!doctype html>.*<title>Dask Performance Report<", re.I | re.S)
 #: The most of the time that may go into reports, which cost the scheduler time: up to some
 #: seconds in a long job.
 _SHARE = 0.01
@@ -41,8 +44,8 @@ class PerformanceReport:
     """
 
     def __init__(self, path: str, timeout: float) -> None:
-        output_file.check(path, "performance report", _BEGINNING)
-        self._path = path
+        self._file = OutputFile(path, "performance report", _BEGINNING)
+        self._file.check()
         self._timeout = timeout
         self._writing: asyncio.Task[None] | None = None
 
@@ -77,8 +80,14 @@ class PerformanceReport:
             pause = max(INTERVAL, (time.monotonic() - before) / _SHARE)
 
     async def _write(self) -> None:
-        with output_file.draft(self._path) as self._report.filename, self._client.as_current():
-            await self._report.__aexit__(None, None, None, code=self._code)
+        with tempfile.TemporaryDirectory() as folder:
+            # Dask writes it in the event loop, which no other file system may hold up.
+            path = Path(folder, "report.html")
+            self._report.filename = str(path)
+            with self._client.as_current():
+                await self._report.__aexit__(None, None, None, code=self._code)
+            content = path.read_bytes()
+        await asyncio.wrap_future(in_daemon_thread(self._file.write, content))
 
     def can_be_finished(self) -> bool:
         """Tell whether there is a connection to the scheduler, which makes the report."""
@@ -87,7 +96,7 @@ class PerformanceReport:
         logger.warning(
             "the performance report %s lacks the end of the run: the program closed the client "
             "before",
-            self._path,
+            self._file.path,
         )
         return False
 
@@ -99,7 +108,9 @@ class PerformanceReport:
         try:
             await asyncio.wait_for(self._write(), self._timeout)
         except asyncio.TimeoutError:
-            raise TimeoutError(f"no answer of the scheduler for {self._timeout:g} s") from None
+            raise TimeoutError(
+                f"no answer of the scheduler or the disk for {self._timeout:g} s"
+            ) from None
 
 
 def prepared(options: Options) -> PerformanceReport | None:

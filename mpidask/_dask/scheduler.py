@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 import warnings
@@ -85,10 +86,11 @@ async def start_monitor(
     """
     if options.progress is None and options.summary is None:
         return None
-    from mpidask._dask.monitor import Monitor, check_summary
+    from mpidask._dask import summary
+    from mpidask._dask.monitor import Monitor
 
     if options.summary is not None:
-        await check_summary(options.summary)
+        await asyncio.to_thread(summary.file(options.summary).check)
     return Monitor(options, scheduler, places)
 
 

@@ -65,6 +65,8 @@ def check_replaceable(path: str) -> None:
         status = os.lstat(path)
     except FileNotFoundError:
         return
+    except OSError as error:
+        raise _not_written(path, error.strerror or str(error)) from None
     if not stat.S_ISREG(status.st_mode):
         raise _not_written(path, f"it is {_kind(status)}, which is left as it is")
     if status.st_uid != os.geteuid():
@@ -96,7 +98,7 @@ def write(path: str, identity: Mapping[str, Any], cluster: Cluster) -> None:
     if any(credentials.values()):
         content["security"] = credentials
     try:
-        with draft(path) as name, open(name, "x", opener=_for_the_owner) as file:
+        with draft(path, check_replaceable) as name, open(name, "x", opener=_for_the_owner) as file:
             json.dump(content, file, indent=2)
     except OSError as error:
         raise _not_written(path, error.strerror or str(error)) from None

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask.utils import format_bytes
 
+from mpidask._dask.output_file import OutputFile
 from mpidask._dask.tally import Places, Tally
 from mpidask._dask.units import duration
 from mpidask._placement.allocation import end_of_allocation
@@ -23,13 +24,18 @@ if TYPE_CHECKING:
 #: The version of the file's form: another number, should it ever mean something else.
 SCHEMA = 1
 #: How each version of the file begins.
-BEGINNING = re.compile(rb'\{\s*"schema": \d+,\s*"mpidask": "')
+_BEGINNING = re.compile(rb'\{\s*"schema": \d+,\s*"mpidask": "')
 #: The share of the time after which a worker counts as idle, in what is said to people.
 _IDLE = 0.5
 #: The least number of looks at the workers from which that is told.
 _SAMPLES = 10
 #: What is asked for beyond the most memory that was used.
 _HEADROOM = 1.2
+
+
+def file(path: str) -> OutputFile:
+    """Give the file that a summary goes to."""
+    return OutputFile(path, "summary", _BEGINNING)
 
 
 @dataclass
