@@ -174,7 +174,7 @@ def test_a_file_system_that_hangs_is_named_by_who_would_write(run, where):
         from mpidask._dask import scheduler_file
 
         scheduler_file.ANSWER_TIMEOUT = 0.5
-        scheduler_file.{where} = lambda path: time.sleep(1000)
+        scheduler_file.{where} = lambda *args: time.sleep(1000)
         mpi_dask_main(scheduler_file="file.json")(print)()
         """,
         limit=60,

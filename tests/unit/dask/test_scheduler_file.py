@@ -27,6 +27,15 @@ def written(tmp_path, security=None):
     return path
 
 
+def test_a_link_that_comes_after_the_check_is_not_followed(tmp_path, monkeypatch):
+    target = tmp_path / "data"
+    target.write_text("data")
+    (tmp_path / "scheduler.json").symlink_to(target)
+    monkeypatch.setattr(scheduler_file, "check_replaceable", lambda path: None)
+    assert not written(tmp_path).is_symlink()
+    assert target.read_text() == "data"
+
+
 def test_round_trip_with_credentials(tmp_path):
     security = Security.temporary()
     path = written(tmp_path, security)
