@@ -253,8 +253,8 @@ class Options:
     exclusive_workers: bool = _declare(
         True,
         BOOLEAN,
-        "keep the ranks of the scheduler and the client free of workers; otherwise they host one, "
-        "too",
+        "keep the rank of the scheduler, and that of the client if there is one, free of workers; "
+        "otherwise they host one, too",
         group=ROLES,
     )
     interface: str | None = _declare(
