@@ -249,7 +249,7 @@ def test_batch_scripts_go_on_in_another_job(batch, tmp_path, script, requeued):
     program, note = tmp_path / "checkpoint.py", tmp_path / "requeued"
     example = (EXAMPLES / "checkpoint.py").read_text()
 
-    program.write_text(example.replace("sleep(0.5)", "sleep(3)"))
+    program.write_text(example.replace("sleep(0.5)", "sleep(1)"))
     job = batch(script)
     wait_for_tasks(job, tmp_path)
     # As if its time were up: it passes the signal on.
@@ -262,7 +262,7 @@ def test_batch_scripts_go_on_in_another_job(batch, tmp_path, script, requeued):
     assert (summary["finished"], summary["status"]) == (True, 143)
 
     note.unlink(missing_ok=True)
-    program.write_text(example)
+    program.write_text(example.replace("sleep(0.5)", "sleep(0.1)"))
     result = batch(script).result()
     assert result.status == 0, result.stderr
     assert "pi is about 3.1" in result.stdout

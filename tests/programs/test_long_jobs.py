@@ -115,6 +115,8 @@ def test_an_unmodified_script_and_a_stall(start, tmp_path):
             "1 s",
             "--summary",
             "job.json",
+            "--shutdown-timeout",
+            "2 s",
             "script.py",
         ],
         4,
