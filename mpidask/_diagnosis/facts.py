@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mpidask._dask.system import cpu_quota
+from mpidask._dask.system import cpu_quota, memory_limit
 from mpidask._mpi import launcher
 from mpidask._options import Options
-from mpidask._placement.memory import granted_memory
 from mpidask._placement.node import Node, interfaces, this_node
 
 _PACKAGES = (
@@ -79,7 +78,6 @@ def facts_of_this_process(
     given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
 ) -> Facts:
     """Look at this process, without MPI."""
-    import psutil
     from distributed.utils import get_ip_interface
 
     problem, timeout = None, float("inf")
@@ -92,7 +90,7 @@ def facts_of_this_process(
         problem = f"{type(error).__name__}: {error}"
     return Facts(
         node=this_node(cpu_quota()),
-        memory=min([psutil.virtual_memory().total, *granted_memory()]),
+        memory=memory_limit(),
         networks=tuple(f"{name} {address}" for name, address in interfaces()),
         software={
             "versions": _versions(),
