@@ -158,4 +158,4 @@ def _literal(text: str) -> Any:
     words = {"true": True, "false": False}
     if text.lower() in words:
         return words[text.lower()]
-    return int(text) if text.isdigit() else text
+    return int(text) if text.isdecimal() else text

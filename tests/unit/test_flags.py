@@ -58,3 +58,9 @@ def test_help_stands_in_groups():
     places = [text.index(f"\n{group}:") for group in ("Roles", "Network and security", "Workers")]
     assert places == sorted(places)
     assert text.index("--nthreads") > text.index("\nWorkers:")
+
+
+def test_a_digit_that_is_no_number_is_left_to_the_check():
+    assert given({"nthreads": "²"}) == {"nthreads": "²"}
+    with pytest.raises(TypeError, match="option nthreads='²' must be"):
+        Options.resolve(given({"nthreads": "²"}))
