@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import re
 from collections.abc import Iterator
@@ -28,13 +29,14 @@ def at_log_level(level: int) -> Iterator[None]:
     handlers = [*top.handlers, *logging.root.handlers] if level > logging.INFO else []
     for log in loggers:
         log.setLevel(level)
+    shorten = functools.partial(_without_traceback)  # a handler takes the same filter only once
     for handler in handlers:
-        handler.addFilter(_without_traceback)
+        handler.addFilter(shorten)
     try:
         yield
     finally:
         for handler in handlers:
-            handler.removeFilter(_without_traceback)
+            handler.removeFilter(shorten)
         for log, old in zip(loggers, levels, strict=True):
             log.setLevel(old)
 

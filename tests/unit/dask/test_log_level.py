@@ -70,6 +70,16 @@ def test_failed_tasks_are_the_client_s_to_show(worker_log):
     assert worker_log[-1].getMessage() == "Compute Failed again"
 
 
+def test_what_is_left_out_stays_so_after_a_block_inside(worker_log):
+    log = logging.getLogger("distributed.worker")
+    with at_log_level(logging.WARNING):
+        with at_log_level(logging.CRITICAL):
+            log.error("nothing to anybody")
+        log.error("Compute Failed")
+    log.error("Compute Failed again")
+    assert [r.getMessage() for r in worker_log] == ["Compute Failed again"]
+
+
 def test_restarted_workers_are_not_said_to_be_lost(worker_log):
     """Also: if this fails, distributed says so in other words, and the filter lets it through."""
     from distributed import Scheduler
