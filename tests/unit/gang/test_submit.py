@@ -18,19 +18,21 @@ JOB = Job((2, 3, 4))
 def test_ranks_are_a_number_or_a_list():
     assert _wanted(2, None, JOB) == 2
     assert _wanted(np.int64(2), None, JOB) == 2
+    assert _wanted(None, None, JOB) == (2, 3, 4)
     assert _wanted(None, 2, JOB) == 2
     for ranks in ([4, 2], (4, 2), np.array([4, 2])):
         assert _wanted(ranks, None, JOB) == (4, 2)
 
 
-@pytest.mark.parametrize("ranks", [2.0, "2", True, [2.0], None])
+@pytest.mark.parametrize("ranks", [2.0, "2", True, [2.0]])
 def test_ranks_that_cannot_be(ranks):
-    if ranks is None:
-        with pytest.raises(NotEnoughRanksError, match="4 ranks are asked for"):
-            _wanted(4, None, JOB)
-    else:
-        with pytest.raises(TypeError, match="whole numbers"):
-            _wanted(ranks, None, JOB)
+    with pytest.raises(TypeError, match="whole numbers"):
+        _wanted(ranks, None, JOB)
+
+
+def test_more_ranks_than_there_are():
+    with pytest.raises(NotEnoughRanksError, match="4 ranks are asked for"):
+        _wanted(4, None, JOB)
 
 
 def test_pieces_inside_another_argument_are_not_sent():
