@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import inspect
 import os
@@ -130,15 +131,14 @@ class Block:
 @contextlib.asynccontextmanager
 async def _in_thread(block: ClusterBlock, interrupt: Interrupt) -> AsyncIterator[Cluster | None]:
     """Enter and leave a block without holding up the event loop."""
-    entering = asyncio.ensure_future(asyncio.to_thread(_outcome, block.__enter__))
-    try:
-        cluster, failure = await asyncio.shield(entering)
-    except asyncio.CancelledError as error:
-        interrupt.abandon_start()
-        await asyncio.wait([entering])
-        if entering.result()[1] is None:  # the cluster came up all the same
-            await _leave_in_thread(block, error)
-        raise
+    entering = _start_in_thread(block.__enter__)
+    cancelled = await _outlast(entering, lambda: interrupt.abandon_start())
+    cluster, failure = entering.result()
+    if cancelled is not None:
+        if failure is None:  # the cluster came up all the same
+            await _leave_in_thread(block, cancelled)
+        if not isinstance(failure, SystemExit):  # of a rank that has served: the job's status
+            failure = cancelled
     if failure is not None:
         raise failure
     try:
@@ -152,9 +152,33 @@ async def _in_thread(block: ClusterBlock, interrupt: Interrupt) -> AsyncIterator
 
 async def _leave_in_thread(block: ClusterBlock, error: BaseException | None) -> None:
     parts = (None, None, None) if error is None else (type(error), error, error.__traceback__)
-    _, failure = await asyncio.to_thread(_outcome, block.__exit__, *parts)
+    leaving = _start_in_thread(block.__exit__, *parts)
+    cancelled = await _outlast(leaving)
+    _, failure = leaving.result()
     if failure is not None:
         raise failure from None
+    if cancelled is not None:
+        raise cancelled
+
+
+def _start_in_thread(call: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+    # Not asyncio.to_thread: a task would be cancelled with all others when the loop ends.
+    run = contextvars.copy_context().run
+    return asyncio.get_running_loop().run_in_executor(None, run, _outcome, call, *args)
+
+
+async def _outlast(
+    future: asyncio.Future[Any], on_cancel: Callable[[], object] = lambda: None
+) -> asyncio.CancelledError | None:
+    """Wait for what must not be left alone; give the cancellation that came meanwhile."""
+    cancelled = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
+            on_cancel()
+    return cancelled
 
 
 def _outcome(call: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:

@@ -120,6 +120,110 @@ def test_sigint_in_an_async_function(run):
     assert "Traceback" not in result.stderr
 
 
+CANCELLED_AT_THE_END = """
+import asyncio, os, signal
+from mpidask import _api, mpi_dask
+
+outcome = _api._outcome
+
+async def cancel(task):
+    for again in range(2):
+        task.cancel()
+        for step in range(3):
+            await asyncio.sleep(0)
+
+async def cancelled_at_the_end(body, **options):
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def cancelled(call, *args):
+        if call.__name__ == "__exit__":
+            asyncio.run_coroutine_threadsafe(cancel(task), loop).result()
+        return outcome(call, *args)
+
+    _api._outcome = cancelled
+    async with mpi_dask(**options) as client:
+        if client is not None:
+            await body()
+"""
+
+
+@pytest.mark.parametrize("ranks", [3, None])
+def test_an_end_that_is_cancelled_is_waited_for(run, ranks):
+    result = run(
+        CANCELLED_AT_THE_END
+        + """
+async def idle():
+    pass
+
+async def main():
+    try:
+        await cancelled_at_the_end(idle, exit=False)
+    except asyncio.CancelledError:
+        print("cancelled")
+    _api._outcome = outcome
+    async with mpi_dask(exit=False) as client:
+        if client is not None:
+            print(await client.submit(abs, -1))
+
+asyncio.run(main())
+""",
+        ranks=ranks,
+    )
+    assert result.status == 0, result.stderr
+    assert sorted(result.stdout.split()) == ["1"] + ["cancelled"] * (ranks or 1)
+    assert len(result.messages) == 2, result.stderr
+
+
+def test_an_end_that_is_cancelled_keeps_its_status(run):
+    result = run(
+        CANCELLED_AT_THE_END
+        + """
+async def body():
+    os.kill(os.getpid(), signal.SIGTERM)
+    await asyncio.sleep(80)
+
+asyncio.run(cancelled_at_the_end(body))
+"""
+    )
+    assert result.status == 128 + signal.SIGTERM, result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_rank_that_is_cancelled_while_it_serves_leaves_with_the_others(run):
+    result = run(
+        """
+        import asyncio, sys
+        from pathlib import Path
+        from mpi4py import MPI
+        from mpidask import mpi_dask
+
+        async def until(*names):
+            while not all(Path(name).exists() for name in names):
+                await asyncio.sleep(0.05)
+
+        async def cancel(task):
+            await until("inside")
+            task.cancel()
+            for step in range(3):
+                await asyncio.sleep(0)
+            Path(f"cancelled-{MPI.COMM_WORLD.rank}").touch()
+
+        async def main():
+            if MPI.COMM_WORLD.rank != 1:
+                cancelling = asyncio.create_task(cancel(asyncio.current_task()))
+            async with mpi_dask() as client:
+                Path("inside").touch()
+                await until("cancelled-0", "cancelled-2")
+                sys.exit(3)
+
+        asyncio.run(main())
+        """,
+        ranks=3,
+    )
+    assert result.status == 3, result.stderr
+    assert "Traceback" not in result.stderr
+
+
 def test_an_error_that_is_raised_from_ours_ends_the_job(run):
     result = run(
         """
