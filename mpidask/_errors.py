@@ -15,8 +15,10 @@ Options are checked before anything starts: a wrong name or type is a
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
+import traceback
 from collections.abc import Iterable
 from types import TracebackType
 
@@ -100,7 +102,8 @@ for _error in (
 class without_internal_frames:  # noqa: N801 (a function to its users)
     """Show errors of use or of the start without the frames of ours they came through.
 
-    A frame can't leave itself out of a traceback, so what shows the error leaves ours out:
+    What they came through beyond those, code of the user's or of other packages, is shown. A
+    frame can't leave itself out of a traceback, so what shows the error leaves ours out:
     Python's hook here; IPython and pytest pass over frames with ``__tracebackhide__``.
     (A class, because `contextlib.contextmanager` restores the traceback.)
     """
@@ -111,29 +114,47 @@ class without_internal_frames:  # noqa: N801 (a function to its users)
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         __tracebackhide__ = True
         if isinstance(error, (MPIDaskError, TypeError, ValueError)):
-            _hide_frames_of(error)
-            raise error.with_traceback(None) from None
+            _show_in_brief()
+            raise error.with_traceback(_beyond_our_frames(error.__traceback__))
 
 
-def _hide_frames_of(error: BaseException) -> None:
-    show = sys.excepthook
+@functools.cache
+def _show_in_brief() -> None:
+    """Set a hook, once for all errors; it knows them by a frame of `without_internal_frames`."""
+    show, mark = sys.excepthook, without_internal_frames.__exit__.__code__
 
     def show_in_brief(
-        kind: type[BaseException], value: BaseException, trace: TracebackType | None
+        kind: type[BaseException], error: BaseException, trace: TracebackType | None
     ) -> None:
-        if value is error:
-            value.__traceback__ = trace = _without_our_frames(trace)
-        show(kind, value, trace)
+        if any(frame.f_code is mark for frame, _ in traceback.walk_tb(trace)):
+            error.__traceback__ = trace = _without_our_frames(trace)
+            if isinstance(error, MPIDaskError):
+                error.__cause__ = None  # its message says it
+        show(kind, error, trace)
 
     sys.excepthook = show_in_brief
 
 
+def _beyond_our_frames(trace: TracebackType | None) -> TracebackType | None:
+    """Give the part of a traceback that comes after the last frame of ours."""
+    beyond = trace
+    while trace is not None:
+        is_ours, trace = _is_ours(trace), trace.tb_next
+        if is_ours:
+            beyond = trace
+    return beyond
+
+
 def _without_our_frames(trace: TracebackType | None) -> TracebackType | None:
-    ours = os.path.dirname(__file__) + os.sep
     if trace is None:
         return None
     trace.tb_next = _without_our_frames(trace.tb_next)
-    return trace.tb_next if trace.tb_frame.f_code.co_filename.startswith(ours) else trace
+    return trace.tb_next if _is_ours(trace) else trace
+
+
+def _is_ours(trace: TracebackType) -> bool:
+    ours = os.path.dirname(__file__) + os.sep
+    return trace.tb_frame.f_code.co_filename.startswith(ours)
 
 
 def name_ranks(ranks: Iterable[int]) -> str:

@@ -78,6 +78,35 @@ def test_bad_input_is_one_clear_error(run, options, ranks, error, text):
     assert text in said[0]
 
 
+def test_a_worker_class_that_fails_without_mpi_is_shown_where_it_does(run):
+    result = run(
+        """
+        from distributed import Worker
+        from mpidask import mpi_dask
+
+        def helper():
+            raise ValueError("deliberate")
+
+        class Mine(Worker):
+            def __init__(self, *args, **kwargs):
+                helper()
+
+        with mpi_dask(worker_class=Mine):
+            pass
+        """,
+        ranks=None,
+    )
+    assert result.status == 1
+    assert result.stderr.count("Traceback") == 1
+    assert result.stderr.endswith(
+        """, in helper
+    raise ValueError("deliberate")
+ValueError: deliberate
+"""
+    )
+    assert "_api.py" not in result.stderr
+
+
 @pytest.mark.essential
 def test_bad_configuration_is_one_clear_error(run):
     program = "from mpidask import mpi_dask_main\nmpi_dask_main(print)()\n"

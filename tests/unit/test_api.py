@@ -163,26 +163,87 @@ def test_configuration_is_read_at_the_call(uses):
     assert main() == "value"
 
 
-@pytest.mark.parametrize("kind", [MPIDaskError, StartupError, TypeError, ValueError])
-def test_our_errors_are_shown_without_our_frames(kind):
-    code = (
-        "from mpidask._errors import *\n"
-        "from mpidask._errors import without_internal_frames as hide\n"
-        "import mpidask._log, types\n"
-        f"source = 'def inside():\\n with hide():\\n  raise {kind.__name__}(\"mine\")'\n"
-        "exec(compile(source, mpidask._log.__file__, 'exec'))\n"
-        "inside()\n"
-    )
+#: A program in which functions of ours enter `without_internal_frames`.
+OURS = """\
+from mpidask._errors import MPIDaskError, StartupError, without_internal_frames
+import mpidask._log
+
+source = 'def inside(call):\\n with without_internal_frames():\\n  call()\\n'
+source += 'def fail(error):\\n raise error\\n'
+exec(compile(source, mpidask._log.__file__, "exec"))
+"""
+
+
+def shown(code):
+    """Give what Python shows when a program has failed, but for the program's own lines."""
+    code = OURS + code
     done = subprocess.run(
         [sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60
     )
+    own = [line.strip() for line in code.splitlines()]
+    return [
+        line for line in done.stderr.splitlines() if line.strip() not in own and line.strip(" ~^")
+    ]
+
+
+@pytest.mark.parametrize("kind", [MPIDaskError, StartupError, TypeError, ValueError])
+def test_our_errors_are_shown_without_our_frames(kind):
     name = kind.__name__ if kind in (TypeError, ValueError) else f"mpidask.{kind.__name__}"
-    lines = [line for line in done.stderr.splitlines() if "inside" not in line]
-    assert lines == [
+    assert shown(f"inside(lambda: fail({kind.__name__}('mine')))\n") == [
         "Traceback (most recent call last):",
-        '  File "<string>", line 6, in <module>',
+        '  File "<string>", line 7, in <module>',
         f"{name}: mine",
     ]
+
+
+def test_what_others_raise_is_shown_with_their_frames():
+    program = """\
+def helper():
+    raise ValueError("mine") from LookupError("its cause")
+inside(helper)
+"""
+    assert shown(program) == [
+        "LookupError: its cause",
+        "The above exception was the direct cause of the following exception:",
+        "Traceback (most recent call last):",
+        '  File "<string>", line 9, in <module>',
+        '  File "<string>", line 8, in helper',
+        "ValueError: mine",
+    ]
+
+
+def test_the_cause_of_our_error_stays_and_is_not_shown():
+    program = """\
+def helper():
+    try:
+        raise OSError("no network")
+    except OSError as error:
+        raise StartupError("no client: no network") from error
+try:
+    inside(helper)
+except StartupError as error:
+    assert str(error.__cause__) == "no network"
+    raise
+"""
+    lines = shown(program)
+    assert lines[-1] == "mpidask.StartupError: no client: no network"
+    assert not [line for line in lines if "OSError" in line]
+
+
+def test_errors_that_were_caught_leave_one_hook_and_are_not_kept():
+    program = """\
+import gc, sys, weakref
+hooks, errors = [], []
+for number in range(2):
+    try:
+        inside(lambda: fail(StartupError("mine")))
+    except StartupError as error:
+        errors.append(weakref.ref(error))
+        hooks.append(sys.excepthook)
+gc.collect()
+print(len(set(hooks)), [error() for error in errors])
+"""
+    assert python(OURS + program) == "1 [None, None]\n"
 
 
 # -- Hints for the usual slips. ------------------------------------------------------
