@@ -57,9 +57,12 @@ def mpi_dask(**options: Any) -> Block:
         If the job has too few ranks for a scheduler, a client and a worker.
     StartupError
         If a rank fails to start its part, or does not come in time.
+    SchedulerFileError
+        If the scheduler file can't be written, without MPI (a `StartupError` in an MPI job).
     MPIDaskError
-        If no cluster can start here: inside another one, after one with ``exit=True``, or
-        where the launcher and mpi4py use different MPIs.
+        If no cluster can start here: inside another one, after one with ``exit=True``, where
+        the launcher and mpi4py use different MPIs, where MPI was initialised for too few
+        threads, or a file that an option names can't be written.
 
     Examples
     --------
@@ -338,9 +341,12 @@ def join_existing(
         If an option is wrong; before anything starts.
     StartupError
         If a rank does not come in time.
+    MPIDaskError
+        If MPI can't be used, or this is inside a cluster or after one with ``exit=True``.
     SystemExit
         At the end, on all ranks, with the job's exit status; with ``exit=False`` only if that
-        is not 0.
+        is not 0. It is 1, and a message says why, if the scheduler file is not safe to use, or
+        there is no scheduler within ``death_timeout``.
 
     Examples
     --------

@@ -24,27 +24,38 @@ from types import TracebackType
 
 
 class MPIDaskError(RuntimeError):
-    """Base class of all errors of mpidask, except those for wrong options."""
+    """Base class of all errors of mpidask, except those for wrong options.
+
+    Examples
+    --------
+    >>> from mpidask import MPIDaskError, mpi_dask
+    >>> with mpi_dask(dashboard=False):
+    ...     try:
+    ...         with mpi_dask():
+    ...             pass
+    ...     except MPIDaskError as error:
+    ...         print(error)
+    this program runs inside an mpidask cluster already: clusters can't be nested
+    """
 
 
 class NotEnoughRanksError(MPIDaskError):
-    """The communicator has too few ranks: for a cluster, or for a function to run on several."""
+    """The communicator has too few ranks: for a cluster, or for a function to run on several.
 
-
-class MPITaskError(MPIDaskError):
-    """A function of `submit_mpi` failed on one of its ranks, and so on all.
-
-    Its ``__cause__`` is what the function raised, if that could be pickled.
-
-    Parameters
-    ----------
-    message : str
-        What happened, with rank, host and cause.
-    rank : int, optional
-        The rank of the job that failed, if it was one.
-    host : str, optional
-        The host of that rank.
+    Examples
+    --------
+    >>> from mpidask import NotEnoughRanksError, mpi_dask, submit_mpi
+    >>> with mpi_dask(dashboard=False):
+    ...     try:
+    ...         submit_mpi(print, ranks=2)
+    ...     except NotEnoughRanksError as error:
+    ...         print(error)
+    2 ranks are asked for, and this cluster has one rank: it is no MPI job of mpidask's
     """
+
+
+class _RankError(MPIDaskError):
+    """An error that may be one of a single rank."""
 
     def __init__(self, message: str, *, rank: int | None = None, host: str | None = None) -> None:
         super().__init__(message)
@@ -52,15 +63,48 @@ class MPITaskError(MPIDaskError):
         self.host = host
 
 
+class MPITaskError(_RankError):
+    """A function of `submit_mpi` failed on one of its ranks, and so on all.
+
+    Its ``__cause__`` is what the function raised, if that could be pickled.
+
+    Attributes
+    ----------
+    rank : int or None
+        The rank that failed, if it was one: counted in the job, not in the function's ``comm``.
+    host : str or None
+        The host of that rank.
+
+    Examples
+    --------
+    In an MPI job, where rank 2 hosts a worker:
+
+    >>> from mpidask import mpi_dask, submit_mpi
+    >>> def fail(comm):
+    ...     raise OSError("no disk")
+    >>> with mpi_dask() as client:                      # doctest: +SKIP
+    ...     error = submit_mpi(fail, ranks=[2])[0].exception()
+    ...     print(f"rank {error.rank} on {error.host}: {error.__cause__}")
+    rank 2 on node1: no disk
+    """
+
+
 class SchedulerFileError(MPIDaskError):
     """A scheduler file is missing, broken, open to others, or can't be read or written.
 
-    Parameters
+    Attributes
     ----------
-    message : str
-        What is wrong, with the file's name.
     may_pass : bool
         Whether it may be right later: the cluster may not have written the file yet.
+
+    Examples
+    --------
+    >>> from mpidask import SchedulerFileError, connection
+    >>> try:
+    ...     connection("nonesuch.json")
+    ... except SchedulerFileError as error:
+    ...     print(error, error.may_pass, sep=": ")
+    there is no scheduler file nonesuch.json: True
     """
 
     def __init__(self, message: str, *, may_pass: bool = False) -> None:
@@ -68,25 +112,30 @@ class SchedulerFileError(MPIDaskError):
         self.may_pass = may_pass
 
 
-class StartupError(MPIDaskError):
+class StartupError(_RankError):
     """The cluster did not come up.
 
     Raised on one rank: the client's, if it is there. The others leave with exit status 1.
 
-    Parameters
+    Attributes
     ----------
-    message : str
-        What happened, with rank, host and cause.
-    rank : int, optional
-        The rank that failed, if it was one.
-    host : str, optional
-        The host of that rank.
-    """
+    rank : int or None
+        The rank of the job that failed, or did not come, if it was one.
+    host : str or None
+        The host of that rank, if it is known.
 
-    def __init__(self, message: str, *, rank: int | None = None, host: str | None = None) -> None:
-        super().__init__(message)
-        self.rank = rank
-        self.host = host
+    Examples
+    --------
+    In an MPI job:
+
+    >>> from mpidask import StartupError, mpi_dask
+    >>> try:                                            # doctest: +SKIP
+    ...     with mpi_dask(scheduler_file="/nonesuch/scheduler.json") as client:
+    ...         ...
+    ... except StartupError as error:
+    ...     print(f"rank {error.rank} on {error.host} failed")
+    rank 0 on node1 failed
+    """
 
 
 for _error in (

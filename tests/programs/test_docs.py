@@ -56,6 +56,25 @@ def test_blocks_of_python_compile(page):
         compile(match["program"], page.name, "exec")
 
 
+def test_examples_of_the_reference(run):
+    result = run(
+        """
+        import doctest
+        import mpidask
+
+        finder, runner = doctest.DocTestFinder(recurse=False), doctest.DocTestRunner()
+        for name in set(mpidask.__all__) - {"__version__"}:
+            for test in finder.find(getattr(mpidask, name), name, module=False):
+                assert test.examples, name
+                runner.run(test)
+        raise SystemExit(runner.failures)
+        """,
+        ranks=None,
+        limit=150,
+    )
+    assert (result.status, result.stdout) == (0, "")
+
+
 def test_all_options_are_on_their_page():
     spec = importlib.util.spec_from_file_location("options_page", DOCS / "options_page.py")
     page = importlib.util.module_from_spec(spec)

@@ -82,13 +82,14 @@ def test_errors_are_one_tree():
         assert f"{error.__module__}.{error.__name__}" == f"mpidask.{error.__qualname__}"
 
 
-def test_startup_error_says_where():
-    error = StartupError("message", rank=3, host="node7")
-    assert (str(error), error.rank, error.host) == ("message", 3, "node7")
-    error = StartupError("message")
+@pytest.mark.parametrize("kind", [StartupError, MPITaskError])
+def test_errors_say_where(kind):
+    error = kind("message", rank=3, host="node7")
+    copied = pickle.loads(pickle.dumps(error))
+    for one in error, copied:
+        assert (str(one), one.rank, one.host) == ("message", 3, "node7")
+    error = kind("message")
     assert (error.rank, error.host) == (None, None)
-    copied = pickle.loads(pickle.dumps(StartupError("message", rank=3, host="node7")))
-    assert (str(copied), copied.rank, copied.host) == ("message", 3, "node7")
 
 
 def python(code):
