@@ -112,6 +112,7 @@ class WorkerSupervisor:
         self._report(WorkerStarted(*found, address=getattr(self._worker, "address", "")))
 
     async def _start(self, attempt: int) -> None:
+        self._worker = None  # how the former one ended is no matter, should this one not be made
         try:
             if self._order.cluster is None:
                 await self._join(attempt)

@@ -16,12 +16,15 @@ from mpidask._placement.resources import WorkerSettings
 RETIRED = "scheduler-close-worker"
 LOST = "worker-handle-scheduler-connection-broken"
 FAILS = "fails to start"
+UNMADE = "can't be made"
 
 
 class FakeWorker:
     retired = False
 
     def __init__(self, fate):
+        if fate == UNMADE:
+            raise OSError("disk full")
         self.close_reason = None if fate == FAILS else fate
 
     def __await__(self):
@@ -39,6 +42,7 @@ class FakeWorker:
         ([workers.RESTARTED] * 9, [0] * 9),
         ([LOST] * 9, [0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10]),
         ([LOST, FAILS, FAILS], [0, 0.1, 0.2]),
+        ([workers.RESTARTED, UNMADE, UNMADE], [0, 0.1, 0.2]),
         ([LOST, LOST, LOST, workers.RESTARTED, LOST], [0, 0.1, 0.2, 0, 0.1]),
     ],
 )
@@ -55,4 +59,5 @@ def test_only_failures_make_it_slower(monkeypatch, fates, pauses):
     supervisor = WorkerSupervisor(Options.resolve({}), order, said.append, lambda: None)
     asyncio.run(supervisor.run())
     assert slept == pauses
-    assert sum(isinstance(message, Failed) for message in said) == fates.count(FAILS)
+    failures = fates.count(FAILS) + fates.count(UNMADE)
+    assert sum(isinstance(message, Failed) for message in said) == failures
