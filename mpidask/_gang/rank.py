@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import itertools
-import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +47,6 @@ class Rank:
         self._numbers = itertools.count()
         self._inside: dict[str, Execution] = {}
         self._worker: Worker | None = None
-        self._vacated = threading.Event()
-        self._vacated.set()
         self._closed_by = ""
 
     # -- In the threads of members. ------------------------------------------------------
@@ -57,7 +54,6 @@ class Rank:
     def enter(self, key: Any) -> Execution:
         """Tell the scheduler that a member is here."""
         execution = Execution(f"{self.number}.{next(self._numbers)}", key)
-        self._vacated.clear()
         self._inside[execution.token] = execution
         self._call_in_loop(self._announce, execution)
         return execution
@@ -99,7 +95,7 @@ class Rank:
     @property
     def is_vacant(self) -> bool:
         """Whether no thread of this rank is in a gang."""
-        return self._vacated.is_set()
+        return not self._inside
 
     def _announce(self, execution: Execution) -> None:
         if self._closed_by:  # nobody would tell it to go, or to stop
@@ -120,8 +116,6 @@ class Rank:
     async def _leave(self, execution: Execution) -> None:
         await poll(lambda: not self._runs(execution), longest=0.001)
         del self._inside[execution.token]
-        if not self._inside:
-            self._vacated.set()
         self._say(LEFT, execution, how=execution.how or "failed")
 
     def _runs(self, execution: Execution) -> bool:
