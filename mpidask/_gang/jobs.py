@@ -37,7 +37,7 @@ class Job:
 #: A cluster that is no MPI job of ours.
 ALONE = Job((0,), is_mpi=False)
 
-#: Those of the clusters that this process is a part of, by the scheduler's address.
+#: That of the cluster that this process is a part of, by the scheduler's address.
 _own: dict[str, Job] = {}
 #: Those that clients from outside have asked for.
 _asked: weakref.WeakKeyDictionary[Client, Job] = weakref.WeakKeyDictionary()
@@ -46,6 +46,11 @@ _asked: weakref.WeakKeyDictionary[Client, Job] = weakref.WeakKeyDictionary()
 def remember(address: str, job: Job) -> None:
     """Take note of the job of a cluster, for clients in this process."""
     _own[address] = job
+
+
+def forget() -> None:
+    """Forget it: the cluster has ended, and another may come to have its address."""
+    _own.clear()
 
 
 def job_of(client: Client) -> Job:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mpidask._errors import MPIDaskError
+from mpidask._gang import jobs
 from mpidask._log import logger
 
 _inside = False
@@ -51,3 +52,4 @@ def ended(*, left: bool) -> None:
     global _inside, _left
     _inside = False
     _left = _left or left
+    jobs.forget()

@@ -104,6 +104,27 @@ def test_two_clusters_in_a_row(passes):
     )
 
 
+def test_another_cluster_where_that_of_the_job_was(passes):
+    passes(
+        """
+        from distributed import LocalCluster
+
+        with mpi_dask(exit=False, security=False) as client:
+            if client is not None:
+                works(client)
+                address = client.scheduler.address
+        if client is not None:
+            port = int(address.rpartition(":")[2])
+            options = dict(scheduler_port=port, processes=False, dashboard_address=":0")
+            with LocalCluster(n_workers=1, **options) as cluster, Client(cluster) as alone:
+                assert cluster.scheduler_address == address
+                (future,) = submit_mpi(total, client=alone)
+                assert future.result(timeout=60) == 1
+            print("good")
+        """
+    )
+
+
 def test_clusters_on_parts_of_the_job(begin):
     """Ranks are those of the cluster's communicator."""
     result = begin(
