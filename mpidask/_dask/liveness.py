@@ -12,16 +12,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mpidask._dask.cluster import Cluster
+from mpidask._log import logger
 
 if TYPE_CHECKING:
     from distributed import Scheduler
     from distributed.core import Status
 
 _WATCH, _WAKE = "mpidask-watch", "mpidask-wake"
+#: Seconds for which a watcher tries to connect to the scheduler, and between its attempts.
+_PATIENCE, _PAUSE = 300, 1
 
 
 class WatchedScheduler:
@@ -73,10 +77,13 @@ class SchedulerWatch:
         self._comm: Any = None
 
     async def run(self) -> None:
-        """Watch, and return when the scheduler is gone."""
-        self._comm = await _connect(self._cluster)
+        """Watch, and return when the scheduler is gone, or can't be reached for long."""
+        self._comm = await _connect_at_last(self._cluster)
+        if self._comm is None:
+            return
         try:
-            await self._comm.write({"op": _WATCH, "reply": False})
+            with contextlib.suppress(OSError):  # reading tells that it is gone
+                await self._comm.write({"op": _WATCH, "reply": False})
             await _read_until_closed(self._comm, self._on_wake)
         finally:
             self._comm.abort()
@@ -93,6 +100,19 @@ async def wake_leader(cluster: Cluster) -> None:
         comm = await _connect(cluster)
         await comm.write({"op": _WAKE, "reply": False})
         await comm.close()
+
+
+async def _connect_at_last(cluster: Cluster) -> Any:
+    """Connect, or say after many attempts why not: a busy scheduler may refuse some."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return await _connect(cluster)
+        except (OSError, asyncio.TimeoutError) as error:
+            if time.monotonic() > end:
+                logger.warning("no connection to the scheduler within %s s: %s", _PATIENCE, error)
+                return None
+        await asyncio.sleep(_PAUSE)
 
 
 async def _connect(cluster: Cluster) -> Any:

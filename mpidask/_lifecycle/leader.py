@@ -98,6 +98,7 @@ class Leader:
             logger.info(self._startup.summary())
             self._watch = SchedulerWatch(cluster, self._comm.wake)
             self._watching = asyncio.create_task(self._watch_scheduler(self._watch))
+            self._watching.add_done_callback(self.give_up_if_failed)
         return cluster
 
     async def _watch_scheduler(self, watch: SchedulerWatch) -> None:

@@ -75,3 +75,36 @@ def test_waking_a_dead_scheduler_is_no_error():
         await watch.wake()
 
     run(scene)
+
+
+def test_a_scheduler_that_refuses_at_first_is_watched(monkeypatch):
+    connect, refusals = liveness._connect, [OSError("deliberate"), asyncio.TimeoutError()]
+
+    async def connect_at_last(cluster):
+        if refusals:
+            raise refusals.pop()
+        return await connect(cluster)
+
+    monkeypatch.setattr(liveness, "_connect", connect_at_last)
+    monkeypatch.setattr(liveness, "_PAUSE", 0)
+
+    async def scene():
+        async with watched_scheduler(False, int, int) as (watched, cluster):
+            _, running = await start_watching(watched, cluster)
+            assert not running.done()
+        await running
+
+    run(scene)
+    assert not refusals
+
+
+def test_a_scheduler_that_is_never_reached_is_gone(monkeypatch, caplog):
+    async def connect(cluster):
+        raise OSError("deliberate")
+
+    monkeypatch.setattr(liveness, "_connect", connect)
+    monkeypatch.setattr(liveness, "_PATIENCE", -1)
+    watch = liveness.SchedulerWatch(Cluster("tcp://127.0.0.1:1"), int)
+    run(watch.run)
+    assert "no connection to the scheduler" in caplog.text
+    assert "deliberate" in caplog.text

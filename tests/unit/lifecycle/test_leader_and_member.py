@@ -17,8 +17,8 @@ import pytest
 
 from mpidask import StartupError
 from mpidask._dask import worker as workers
+from mpidask._lifecycle import leader, scheduler_runner, shutdown, startup, worker_supervisor
 from mpidask._lifecycle import member as members
-from mpidask._lifecycle import scheduler_runner, shutdown, startup, worker_supervisor
 from mpidask._lifecycle.leader import Leader
 from mpidask._lifecycle.member import Member
 from mpidask._lifecycle.messages import Done, End, Failed, RankReady
@@ -444,6 +444,25 @@ def test_failure_at_the_last_moment_is_told(caplog):
     run(test)
     (line,) = said(caplog, logging.WARNING)
     assert line.endswith(" failed: OSError: disk full")
+
+
+def test_a_watch_that_fails_ends_the_job(monkeypatch, caplog):
+    """Else the death of the scheduler would not be noticed any more."""
+
+    async def fail(self):
+        raise ValueError("deliberate")
+
+    monkeypatch.setattr(leader.SchedulerWatch, "run", fail)
+
+    async def test():
+        job = Job(3)
+        await job.start()
+        await poll(lambda: job.signals)
+        await job.end(1)
+        return job.signals, job.leader.broken
+
+    assert run(test) == ([signal.SIGTERM], True)
+    assert said(caplog, logging.ERROR) == ["the leader failed, ending the job"]
 
 
 def test_first_signal_counts(caplog):
