@@ -189,6 +189,21 @@ def is_up(worker: Any) -> bool:
     return status_of(worker) == Status.running and not child_starts(worker)
 
 
+async def retire(worker: Any, timeout: float) -> None:
+    """Move the results of a worker, or of that of a nanny, to others of its cluster."""
+    from distributed import Nanny
+    from distributed.core import Status
+
+    if status_of(worker) not in (Status.running, Status.paused, Status.closing_gracefully):
+        return
+    if isinstance(worker, Nanny):  # its `close_gracefully` moves nothing
+        address = [worker.worker_address]
+        retiring = worker.scheduler.retire_workers(workers=address, close_workers=False)
+        await asyncio.wait_for(retiring, timeout / 3)  # it needs time to end its child, too
+    elif hasattr(worker, "close_gracefully"):
+        await asyncio.wait_for(worker.close_gracefully(), timeout)
+
+
 def stays_away(worker: Any, *, joined: bool) -> bool:
     """Tell whether a worker that has finished shall not be replaced.
 

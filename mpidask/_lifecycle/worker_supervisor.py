@@ -182,16 +182,27 @@ class WorkerSupervisor:
     async def _stop(self) -> None:
         from distributed.core import Status
 
-        if self._joins and hasattr(self._worker, "close_gracefully"):
-            # The cluster goes on: the results held here move to its other workers.
-            with contextlib.suppress(Exception):
-                await self._worker.close_gracefully()
+        if self._joins:
+            await self._retire()
         elif workers.is_up(self._worker):
             grace = min(_SCHEDULER_GRACE, self._options.shutdown_timeout / 4)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._worker.finished(), grace)
         if workers.status_of(self._worker) not in (Status.closed, Status.failed):
             await self._worker.close(reason=workers.CLUSTER_ENDS)
+
+    async def _retire(self) -> None:
+        """Let the results held here move to other workers of the cluster, which goes on."""
+        why = ""
+        try:
+            await workers.retire(self._worker, self._options.shutdown_timeout)
+        except asyncio.TimeoutError:
+            why = "there was no time (shutdown_timeout)"
+        except Exception as error:
+            why = root_cause(error)
+        if why:
+            cause = f"results did not move to other workers: {why}"
+            self._report(Failed("worker", cause, final=False))
 
 
 def _comes_of_connections(error: BaseException | None) -> bool:

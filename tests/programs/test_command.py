@@ -357,6 +357,46 @@ def test_joined_nannies_come_back_and_leave_when_retired(start, launch, session,
     assert again.result().status == 0
 
 
+@pytest.mark.parametrize("options", ["nanny=True", ""])
+def test_results_move_when_a_joined_job_ends(start, launch, options):
+    cluster = launch([*MPIDASK, "--scheduler-file", "scheduler.json"], 2)
+    cluster.wait_for_message("mpidask: 1 worker")
+    joined = start(JOIN.format(options), ranks=1)
+    session = start(
+        """
+        import time
+        import mpidask
+        from distributed import Client
+
+        def workers(client):
+            found = client.scheduler_info(-1)["workers"].items()
+            return {at for at, worker in found if worker["name"] != "mpidask-1"}
+
+        def until(condition):
+            deadline = time.monotonic() + 60
+            while not condition():
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+
+        with Client(**mpidask.connection("scheduler.json")) as client:
+            until(lambda: workers(client))
+            future = client.scatter("kept", workers=workers(client))
+            print("scattered", flush=True)
+            until(lambda: not workers(client))
+            print(future.result(timeout=30))
+            client.shutdown()
+        """,
+        ranks=None,
+    )
+    session.wait_for_output("scattered")
+    joined.rank(0).send_signal(signal.SIGTERM)
+    ended, held = joined.result(), session.result()
+    assert (held.status, held.stdout) == (0, "scattered\nkept\n"), held.stderr
+    assert ended.status == 143, ended.stderr
+    assert "results did not move" not in ended.stderr
+    assert cluster.result().status == 0
+
+
 def test_joined_workers_replaced_for_their_tasks_stay(start, run):
     """A task that raises SystemExit costs a worker, and not the job it runs in."""
     cluster = start(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from distributed.core import Status
 
 from mpidask._dask import worker as workers
 from mpidask._lifecycle import worker_supervisor
@@ -21,6 +22,7 @@ UNMADE = "can't be made"
 
 class FakeWorker:
     retired = False
+    status = Status.running
 
     def __init__(self, fate):
         if fate == UNMADE:
@@ -34,6 +36,9 @@ class FakeWorker:
 
     async def finished(self):
         pass
+
+    async def close(self, reason):
+        self.close_reason, self.status = reason, Status.closed
 
 
 @pytest.mark.parametrize(
@@ -61,3 +66,27 @@ def test_only_failures_make_it_slower(monkeypatch, fates, pauses):
     assert slept == pauses
     failures = fates.count(FAILS) + fates.count(UNMADE)
     assert sum(isinstance(message, Failed) for message in said) == failures
+
+
+@pytest.mark.parametrize(
+    "error, why",
+    [
+        (RuntimeError("deliberate"), "RuntimeError: deliberate"),
+        (asyncio.TimeoutError(), "there was no time (shutdown_timeout)"),
+    ],
+)
+def test_results_that_do_not_move_are_told(monkeypatch, error, why):
+    """A joined job ends with its worker closed, and says what was lost."""
+
+    async def retire(worker, timeout):
+        raise error
+
+    monkeypatch.setattr(workers, "retire", retire)
+    said = []
+    order = StartWorker(None, WorkerSettings("w", 1, 1))
+    supervisor = WorkerSupervisor(Options.resolve({}), order, said.append, lambda: None)
+    supervisor._worker = worker = FakeWorker(None)
+    asyncio.run(supervisor.stop())
+    assert worker.close_reason == workers.CLUSTER_ENDS
+    cause = f"results did not move to other workers: {why}"
+    assert said == [Failed("worker", cause, final=False)]
