@@ -4,39 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import signal
 from typing import Any
 
+import cloudpickle
 from distributed import Nanny, Worker
 from distributed.core import Status
 
 from mpidask._dask.log_level import at_log_level
 from mpidask._tls import expect_ends_of_processes
 
+#: What the child process of a nanny sets for itself, for as long as it lives.
+_settings = contextlib.ExitStack()
 
-class QuietWorker(Worker):
-    """The worker in the child process of a `QuietNanny`.
+
+class QuietNanny(Nanny):
+    """A nanny whose child says as little as its rank, and leaves Ctrl-C to it.
 
     Parameters
     ----------
     log_level : int
-        Level of distributed's loggers in this process.
+        Level of distributed's loggers in the child process.
+    worker_class : type, optional
+        Class of the worker there.
     """
 
-    def __init__(self, *args: Any, log_level: int, **kwargs: Any) -> None:
-        self._at_log_level = at_log_level(log_level)
-        self._at_log_level.__enter__()  # for as long as the process lives
-        expect_ends_of_processes()
-        _leave_interrupts_to_the_nanny()
+    def __init__(
+        self, *args: Any, log_level: int, worker_class: type = Worker, **kwargs: Any
+    ) -> None:
+        # By value, if it is of the user's script, which the child does not run.
+        pickled = cloudpickle.dumps(worker_class)
+        kwargs["worker_class"] = functools.partial(_make_worker, pickled, log_level)
         super().__init__(*args, **kwargs)
-
-
-class QuietNanny(Nanny):
-    """A nanny that takes the argument `log_level` for its worker."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{"worker_class": QuietWorker, **kwargs})
         self._one_start = asyncio.Lock()
 
     async def instantiate(self) -> Status:
@@ -50,6 +51,25 @@ class QuietNanny(Nanny):
             if self.status in (Status.closing, Status.closed, Status.failed):
                 return self.status  # closed in the meantime: nobody would end a child
             return await super().instantiate()
+
+
+def with_child(nanny: type, child: type) -> type:
+    """Derive the class of nannies whose workers have a class of their own."""
+
+    class NannyOfChild(nanny):  # type: ignore[misc]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **{"worker_class": child, **kwargs})
+
+    NannyOfChild.__name__ = nanny.__name__
+    return NannyOfChild
+
+
+def _make_worker(pickled_class: bytes, log_level: int, **kwargs: Any) -> Any:
+    """Make the worker in the child process of a `QuietNanny`."""
+    _settings.enter_context(at_log_level(log_level))
+    expect_ends_of_processes()
+    _leave_interrupts_to_the_nanny()
+    return cloudpickle.loads(pickled_class)(**kwargs)
 
 
 def _leave_interrupts_to_the_nanny() -> None:

@@ -96,14 +96,16 @@ def worker_class(options: Options) -> type:
     from distributed import Nanny, Worker
     from distributed.utils import import_term
 
-    from mpidask._dask.nanny import QuietNanny
+    from mpidask._dask.nanny import QuietNanny, with_child
 
     cls = options.worker_class
     if isinstance(cls, str):
         cls = import_term(cls)
     if not isinstance(cls, type):
         raise TypeError(f"worker_class {options.worker_class!r} is not a class")
-    return QuietNanny if cls is Nanny or (options.nanny and cls is Worker) else cls
+    if options.nanny and issubclass(cls, Worker):
+        return with_child(QuietNanny, cls)
+    return QuietNanny if cls is Nanny else cls
 
 
 def has_workers_in_ranks(options: Options) -> bool:

@@ -101,13 +101,17 @@ def _monitored(options: Options, cluster: LocalCluster) -> Iterator[None]:
 
 def _arguments(options: Options) -> dict[str, Any]:
     """Translate the options into those of `LocalCluster`."""
-    from distributed import Worker
+    from distributed import Nanny, Worker
 
-    from mpidask._dask.nanny import QuietNanny
+    from mpidask._dask.nanny import QuietNanny, with_child
 
     # A process for each worker is what LocalCluster is for; a class of one's own may differ.
     cls = worker_class(options)
     cls = QuietNanny if cls is Worker else cls
+    worker_options = dict(options.worker_options)
+    if issubclass(cls, Nanny) and "worker_class" in worker_options:
+        # For the nanny, as under MPI: a LocalCluster would take it for that of the nanny.
+        cls = with_child(cls, worker_options.pop("worker_class"))
     given = {
         "host": options.host,
         "interface": options.interface,
@@ -125,5 +129,5 @@ def _arguments(options: Options) -> dict[str, Any]:
         "security": make_security(options.security),
         "scheduler_kwargs": dict(options.scheduler_options),
         **{name: value for name, value in given.items() if value is not None},
-        **options.worker_options,
+        **worker_options,
     }

@@ -111,3 +111,49 @@ def test_programs_that_tasks_start_can_be_interrupted(run):
         ranks=3,
     )
     assert (result.status, result.stdout) == (0, "True False\n"), result.stderr
+
+
+@pytest.mark.parametrize("ranks", [3, None])
+@pytest.mark.parametrize(
+    "options",
+    [
+        "nanny=True, worker_class=Mine",
+        "worker_class='distributed.Nanny', worker_options={'worker_class': Mine}",
+        "worker_class=MyNanny, worker_options={'worker_class': Theirs}",
+    ],
+)
+def test_workers_of_a_class_of_ones_own(run, tmp_path, ranks, options):
+    """In child processes, also where the class is one of the script; a nanny may be as well."""
+    (tmp_path / "beside.py").write_text(
+        "from distributed import Worker\nclass Theirs(Worker):\n    greeting = 'hello'\n"
+    )
+    result = run(
+        f"""
+        import os
+        from beside import Theirs
+        from distributed import Nanny, get_worker
+        from mpidask import mpi_dask_main
+
+        class Mine(Theirs):
+            pass
+
+        class MyNanny(Nanny):
+            pass
+
+        def look():
+            worker = get_worker()
+            return os.getppid(), type(worker).__name__, worker.greeting
+
+        @mpi_dask_main({options})
+        def main(client):
+            nannies = client.run(os.getpid, nanny=True)
+            parent, name, greeting = client.submit(look).result()
+            print(parent in nannies.values(), name, greeting)
+
+        main()
+        """,
+        ranks=ranks,
+    )
+    name = "Theirs" if "Theirs" in options else "Mine"
+    assert (result.status, result.stdout) == (0, f"True {name} hello\n"), result.stderr
+    assert "MyNanny" in options or "INFO" not in result.stderr

@@ -189,7 +189,8 @@ def test_worker_class():
         pass
 
     assert workers.worker_class(options()) is Worker
-    assert workers.worker_class(options(nanny=True)) is QuietNanny
+    assert issubclass(workers.worker_class(options(nanny=True)), QuietNanny)
+    assert issubclass(workers.worker_class(options(nanny=True, worker_class=Mine)), QuietNanny)
     assert workers.worker_class(options(worker_class="distributed.Nanny")) is QuietNanny
     assert workers.worker_class(options(worker_class="distributed.nanny.Nanny")) is QuietNanny
     assert workers.worker_class(options(worker_class=Mine)) is Mine
