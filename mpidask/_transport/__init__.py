@@ -52,7 +52,7 @@ def enable(
     *,
     job: str,
     peers: Container[int],
-    threshold: int = 4 * 2**20,
+    threshold: int = 2 * 2**20,
     tags: Sequence[int] = range(20_002, 32_768),
     chunk: int = 2**25,
     pool: int = 2**29,
