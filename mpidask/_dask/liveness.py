@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _WATCH, _WAKE = "mpidask-watch", "mpidask-wake"
 #: Seconds for which a watcher tries to connect to the scheduler, and between its attempts.
-_CONNECT_TIMEOUT, _PAUSE = 300, 1
+_TIMEOUT, _PAUSE = 300, 1
 
 
 class WatchedScheduler:
@@ -104,13 +104,13 @@ async def wake_leader(cluster: Cluster) -> None:
 
 async def _connect_at_last(cluster: Cluster) -> Any:
     """Connect, or say after many attempts why not: a busy scheduler may refuse some."""
-    end = time.monotonic() + _CONNECT_TIMEOUT
+    end = time.monotonic() + _TIMEOUT
     while True:
         try:
             return await _connect(cluster)
         except (OSError, asyncio.TimeoutError) as error:
             if time.monotonic() > end:
-                logger.warning("no connection to the scheduler within %s s: %s", _CONNECT_TIMEOUT, error)
+                logger.warning("no connection to the scheduler for %s s: %s", _TIMEOUT, error)
                 return None
         await asyncio.sleep(_PAUSE)
 

@@ -103,7 +103,7 @@ def test_a_scheduler_that_is_never_reached_is_gone(monkeypatch, caplog):
         raise OSError("deliberate")
 
     monkeypatch.setattr(liveness, "_connect", connect)
-    monkeypatch.setattr(liveness, "_CONNECT_TIMEOUT", -1)
+    monkeypatch.setattr(liveness, "_TIMEOUT", -1)
     watch = liveness.SchedulerWatch(Cluster("tcp://127.0.0.1:1"), int)
     run(watch.run)
     assert "no connection to the scheduler" in caplog.text
