@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mpidask._dask import dashboard
 from mpidask._dask.cluster import Cluster
+from mpidask._dask.rank_worker import (
+    CLUSTER_ENDS,
+    RESTARTED,
+    TASK_EXIT,
+    rank_worker,
+    status_of,
+)
 from mpidask._dask.system import memory_limit
 from mpidask._placement.network import LOOPBACK
 from mpidask._placement.resources import WorkerSettings
@@ -17,20 +22,6 @@ if TYPE_CHECKING:
     from distributed import Nanny, Worker
 
     from mpidask._options import Options
-
-#: The reason that `Client.restart` and the like give to the workers they close.
-RESTARTED = "scheduler-remove-worker"
-#: The reason that `Scheduler.close` gives to the workers it closes.
-CLUSTER_ENDS = "scheduler-close"
-#: The reasons for which a worker closes when its scheduler is gone.
-_SCHEDULER_GONE = {
-    CLUSTER_ENDS,
-    "worker-handle-scheduler-connection-broken",
-    "worker-heartbeat-error",
-    "worker-heartbeat-missing",
-}
-#: The reason that mpidask gives to a worker whose process should end, as a task wants.
-TASK_EXIT = "mpidask-task-exit"
 
 
 def make_worker(
@@ -58,7 +49,7 @@ def make_worker(
     base = worker_class(options)
     if issubclass(base, QuietNanny):
         arguments["log_level"] = options.log_level
-    cls = _rank_worker(base, options.shutdown_timeout)
+    cls = rank_worker(base, options.shutdown_timeout)
     worker: Worker | Nanny = cls(cluster.address, **{**arguments, **options.worker_options})
     return worker
 
@@ -116,70 +107,6 @@ def has_workers_in_ranks(options: Options) -> bool:
         return issubclass(worker_class(options), Worker)
     except Exception:  # there is no such class: their ranks say so
         return False
-
-
-def _rank_worker(base: type, shutdown_timeout: float) -> type:
-    """Derive a worker class that knows why it was closed."""
-    from distributed import Nanny, Worker
-    from distributed.core import Status
-
-    from mpidask._dask.nanny import end_child_that_starts
-
-    class RankWorker(base):  # type: ignore[misc]
-        close_reason: str | None = None
-        child_reason: str | None = None
-        retired = False
-        on_cluster_end: Callable[[], object] = staticmethod(lambda: None)
-        on_close: Callable[[], object] = staticmethod(lambda: None)
-
-        async def close(self, *args: Any, **kwargs: Any) -> Any:
-            if self.close_reason is None:
-                self.close_reason = self.child_reason or kwargs.get("reason", "")
-                gracefully = status_of(self) == Status.closing_gracefully
-                self.retired = gracefully and self.close_reason not in _SCHEDULER_GONE
-                if self.close_reason == CLUSTER_ENDS:
-                    self.on_cluster_end()
-                else:
-                    self.on_close()
-            kwargs |= self._close_arguments()
-            accepted = inspect.signature(super().close).parameters
-            if all(one.kind != one.VAR_KEYWORD for one in accepted.values()):
-                kwargs = {name: value for name, value in kwargs.items() if name in accepted}
-            closing = super().close(*args, **kwargs)
-            if not issubclass(base, Nanny):
-                return await closing
-            # In this task and no other: a nanny that closes waits for all of its tasks but the
-            # one that closes it, which may be one of them.
-            ending = asyncio.create_task(end_child_that_starts(self))
-            try:
-                return await closing
-            finally:
-                ending.cancel()
-
-        def close_gracefully(self, *args: Any, **kwargs: Any) -> Any:
-            # To a nanny, its worker says by this that it closes, for whatever reason.
-            if issubclass(base, Nanny):
-                self.child_reason = kwargs.get("reason")
-            return super().close_gracefully(*args, **kwargs)
-
-        def _close_arguments(self) -> dict[str, Any]:
-            if issubclass(base, Worker):
-                # Running tasks may finish at the end of the cluster. When the worker is
-                # replaced, its successor shall not wait for them.
-                waits = {} if self.close_reason == CLUSTER_ENDS else {"executor_wait": False}
-                return {"timeout": shutdown_timeout, **waits}
-            if issubclass(base, Nanny) and self.close_reason == CLUSTER_ENDS:
-                # Time is needed for the scheduler to close it first, and to kill it at last.
-                return {"timeout": 0.75 * shutdown_timeout}
-            return {}
-
-    RankWorker.__name__ = base.__name__  # shown by the dashboard
-    return RankWorker
-
-
-def status_of(worker: Any) -> Any:
-    """Give the status of a worker, or None: one made of several, such as CUDAWorker, has none."""
-    return getattr(worker, "status", None)
 
 
 def is_up(worker: Any) -> bool:

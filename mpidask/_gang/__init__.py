@@ -22,7 +22,7 @@ The modules, by where they run:
 
 - client: `submit`, `per_rank`, `jobs` (which ranks there are);
 - scheduler: `scheduler_plugin` hears of changes, `supervisor` decides for each gang, `starter`
-  and `schedule` (the rules) let those start that may; `gangs` has what is known of them, and
+  and `schedule` (the rules) let those start that may; `records` has what is known of them, and
   `scheduler_state` changes states of tasks;
 - worker: `worker_plugin` binds a `rank` to it; `member` runs in a thread, `execution` is how
   others reach that, `communicators` makes its communicator;

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from distributed import SchedulerPlugin
 
 from mpidask._gang import scheduler_state as tasks
-from mpidask._gang.gangs import Gang, Registry
 from mpidask._gang.jobs import PLUGIN, Job
 from mpidask._gang.rank import FAILED, HERE, LEFT, RANK
+from mpidask._gang.records import Gang, Registry
 from mpidask._gang.starter import Starter
 from mpidask._gang.submit import ANNOTATION
 from mpidask._gang.supervisor import Supervisor
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _INTERVAL = 0.1
 
 
-class Gangs(SchedulerPlugin):
+class GangPlugin(SchedulerPlugin):
     """Takes note of what clients, workers and tasks do, and looks after the gangs then.
 
     Parameters

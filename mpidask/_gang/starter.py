@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from mpidask._errors import MPITaskError, name_ranks
 from mpidask._gang import scheduler_state as tasks
-from mpidask._gang.gangs import Gang, Member, Registry, Run
 from mpidask._gang.jobs import Job
+from mpidask._gang.records import Gang, Member, Registry, Run
 from mpidask._gang.schedule import Request, startable
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from mpidask._errors import MPITaskError, name_ranks
 from mpidask._gang import scheduler_state as tasks
 from mpidask._gang.communicators import can_be_revoked
-from mpidask._gang.gangs import Gang, Registry, Run
 from mpidask._gang.rank import GO, STOP
+from mpidask._gang.records import Gang, Registry, Run
 from mpidask._log import WORD_INTERVAL, logger
 
 if TYPE_CHECKING:

@@ -12,7 +12,6 @@ from mpidask._dask.log_level import at_log_level
 from mpidask._dask.spawn import shield_worker_processes
 from mpidask._dask.system import cpu_quota
 from mpidask._dask.worker import uses_nanny
-from mpidask._lifecycle.gangs import RankGangs
 from mpidask._lifecycle.liveness_guard import LivenessGuard
 from mpidask._lifecycle.messages import (
     Done,
@@ -31,6 +30,7 @@ from mpidask._lifecycle.messages import (
     StartWorker,
     WorkerStarted,
 )
+from mpidask._lifecycle.rank_gangs import RankGangs
 from mpidask._lifecycle.rank_transport import RankTransport
 from mpidask._lifecycle.roles import Roles
 from mpidask._lifecycle.scheduler_runner import SchedulerRunner

@@ -16,6 +16,7 @@ from typing import Any
 
 from mpidask._dask import worker as workers
 from mpidask._dask.discovery import find_cluster
+from mpidask._dask.rank_worker import CLUSTER_ENDS, TASK_EXIT, status_of
 from mpidask._errors import SchedulerFileError
 from mpidask._lifecycle.messages import Failed, StartWorker, WorkerStarted
 from mpidask._log import WORD_INTERVAL, logger
@@ -91,7 +92,7 @@ class WorkerSupervisor:
         if self._worker is not None and not self._stopping:
             cause = "a task raised SystemExit or KeyboardInterrupt"
             self._report(Failed("worker", cause, final=False))
-            self._closing = asyncio.create_task(self._worker.close(reason=workers.TASK_EXIT))
+            self._closing = asyncio.create_task(self._worker.close(reason=TASK_EXIT))
 
     def expect_end(self) -> None:
         """Start no other worker from now on."""
@@ -169,7 +170,7 @@ class WorkerSupervisor:
             await asyncio.wait_for(self._worker, _REGISTER_TIMEOUT)
         except asyncio.TimeoutError as error:
             with contextlib.suppress(Exception):  # a nanny objects while its child starts
-                await self._worker.close(reason=workers.CLUSTER_ENDS)
+                await self._worker.close(reason=CLUSTER_ENDS)
             return error
         except OSError as error:
             return error
@@ -188,8 +189,8 @@ class WorkerSupervisor:
             grace = min(_SCHEDULER_GRACE, self._options.shutdown_timeout / 4)
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._worker.finished(), grace)
-        if workers.status_of(self._worker) not in (Status.closed, Status.failed):
-            await self._worker.close(reason=workers.CLUSTER_ENDS)
+        if status_of(self._worker) not in (Status.closed, Status.failed):
+            await self._worker.close(reason=CLUSTER_ENDS)
 
     async def _retire(self) -> None:
         """Let the results held here move to other workers of the cluster, which goes on."""

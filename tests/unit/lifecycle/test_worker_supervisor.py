@@ -8,6 +8,7 @@ import pytest
 from distributed.core import Status
 
 from mpidask._dask import worker as workers
+from mpidask._dask.rank_worker import CLUSTER_ENDS, RESTARTED
 from mpidask._lifecycle import worker_supervisor
 from mpidask._lifecycle.messages import Cluster, Failed, StartWorker
 from mpidask._lifecycle.worker_supervisor import WorkerSupervisor
@@ -44,11 +45,11 @@ class FakeWorker:
 @pytest.mark.parametrize(
     "fates, pauses",
     [
-        ([workers.RESTARTED] * 9, [0] * 9),
+        ([RESTARTED] * 9, [0] * 9),
         ([LOST] * 9, [0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 10]),
         ([LOST, FAILS, FAILS], [0, 0.1, 0.2]),
-        ([workers.RESTARTED, UNMADE, UNMADE], [0, 0.1, 0.2]),
-        ([LOST, LOST, LOST, workers.RESTARTED, LOST], [0, 0.1, 0.2, 0, 0.1]),
+        ([RESTARTED, UNMADE, UNMADE], [0, 0.1, 0.2]),
+        ([LOST, LOST, LOST, RESTARTED, LOST], [0, 0.1, 0.2, 0, 0.1]),
     ],
 )
 def test_only_failures_make_it_slower(monkeypatch, fates, pauses):
@@ -87,6 +88,6 @@ def test_results_that_do_not_move_are_told(monkeypatch, error, why):
     supervisor = WorkerSupervisor(Options.resolve({}), order, said.append, lambda: None)
     supervisor._worker = worker = FakeWorker(None)
     asyncio.run(supervisor.stop())
-    assert worker.close_reason == workers.CLUSTER_ENDS
+    assert worker.close_reason == CLUSTER_ENDS
     cause = f"results did not move to other workers: {why}"
     assert said == [Failed("worker", cause, final=False)]

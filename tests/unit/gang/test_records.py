@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpidask._gang.gangs import Member, Run
+from mpidask._gang.records import Member, Run
 
 
 def test_a_run_starts_when_all_are_there_and_none_has_left():

@@ -51,10 +51,10 @@ class RankGangs:
 
     def serve(self, scheduler: Scheduler) -> None:
         """Let a scheduler of this rank manage gangs."""
-        from mpidask._gang.scheduler_plugin import Gangs
+        from mpidask._gang.scheduler_plugin import GangPlugin
 
         grace, timeout = self._options.mpi_task_grace, self._options.startup_timeout
-        scheduler.add_plugin(Gangs(scheduler, self._job, grace, timeout, self._abort))
+        scheduler.add_plugin(GangPlugin(scheduler, self._job, grace, timeout, self._abort))
 
     def options_of_worker(self, options: Options, cluster: Cluster) -> Options:
         """Let the worker of this rank be known as such, and take part."""
