@@ -118,12 +118,13 @@ class Job:
     def rank(self, rank: int) -> psutil.Process:
         """Give the process of a rank."""
         for process in self.processes():
-            environ = process.environ()
-            if "python" in process.name() and str(rank) in (
-                environ.get("PMI_RANK"),
-                environ.get("OMPI_COMM_WORLD_RANK"),
-            ):
-                return process
+            with contextlib.suppress(psutil.NoSuchProcess):  # another rank that ends just now
+                environ = process.environ()
+                if "python" in process.name() and str(rank) in (
+                    environ.get("PMI_RANK"),
+                    environ.get("OMPI_COMM_WORLD_RANK"),
+                ):
+                    return process
         raise LookupError(f"no process of rank {rank}")
 
     def wait_for(self, condition: Callable[[], object], what: str) -> None:
