@@ -88,8 +88,8 @@ class TransportPlan:
         return frozenset(other for other in others if self._kind(rank, other) in self.by_mpi)
 
     def _pair_to_measure(self, workers: Iterable[int]) -> tuple[int, int] | None:
-        pairs = combinations(sorted(workers), 2)
-        return next((pair for pair in pairs if self._kind(*pair) == BETWEEN), None)
+        one, *others = sorted(workers)
+        return next(((one, other) for other in others if self._kind(one, other) == BETWEEN), None)
 
     def orders(
         self, message: object, workers: Mapping[int, WorkerStarted]
