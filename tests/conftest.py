@@ -12,6 +12,7 @@ import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
@@ -36,8 +37,6 @@ LAUNCHER_ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "PRTE_MCA_rmaps_default_mapping_policy": ":OVERSUBSCRIBE",
     "PRTE_MCA_hwloc_default_binding_policy": "none",
-    # Open MPI restarts its session directories below TMPDIR; a long path breaks sockets.
-    "TMPDIR": "/tmp",
     # Intel's MPI binds the ranks of every job to the same CPUs, and looks for a network.
     "I_MPI_PIN": "off",
     "I_MPI_FABRICS": "shm",
@@ -205,7 +204,20 @@ def launcher() -> str:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
+def launcher_directory() -> Iterator[str]:
+    """Make a directory for a launcher's files.
+
+    An mpirun that is killed leaves its session directory, which stops Open MPI's next one with the
+    same process ID. A long path breaks sockets.
+    """
+    with tempfile.TemporaryDirectory(
+        prefix="mpi-", dir="/tmp", ignore_cleanup_errors=True
+    ) as directory:
+        yield directory
+
+
+@pytest.fixture
+def start(tmp_path: Path, launcher_directory: str) -> Iterator[Callable[..., Job]]:
     """Start a program on so many ranks (None: without a launcher), `through` a command."""
     jobs: list[Job] = []
 
@@ -226,7 +238,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Job]]:
     ) -> Job:
         if ranks is not None:
             command = [launcher(), "-n", str(ranks), *command]
-        jobs.append(Job(command, tmp_path, limit=limit, env=env or {}))
+        env = {"TMPDIR": launcher_directory} | (env or {})
+        jobs.append(Job(command, tmp_path, limit=limit, env=env))
         return jobs[-1]
 
     start.launch = launch  # type: ignore[attr-defined]
