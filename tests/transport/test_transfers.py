@@ -184,7 +184,7 @@ def test_who_is_cancelled_while_reading_loses_the_comm_and_nothing_else(pair):
 
         async def receive(one, other):
             reading = asyncio.create_task(one.read())
-            await until(lambda: one._transfers)
+            await until(lambda: one._channel._transfers)
             reading.cancel()
             await asyncio.wait([reading])
             assert reading.cancelled() and one.closed()
@@ -251,10 +251,10 @@ def test_abort_while_sending(pair):
         """
         async def send(comm):
             await write(comm, array(10**8))
-            await until(lambda: comm._transfers)
+            await until(lambda: comm._channel._transfers)
             comm.abort()
             assert comm.closed()
-            await until(lambda: not comm._transfers)
+            await until(lambda: not comm._channel._transfers)
 
         async def receive(comm):
             assert len(await read(comm)) == 10**8  # what was cleared arrives
@@ -525,7 +525,7 @@ def test_a_rank_that_is_stopped_while_it_receives(start_pair):
 
         async def receive(comm):
             reading = asyncio.create_task(read(comm))
-            await until(lambda: comm._transfers)
+            await until(lambda: comm._channel._transfers)
             print("I stop", flush=True)
             os.kill(os.getpid(), signal.SIGSTOP)
             assert len(await reading) == 10**8
@@ -565,7 +565,7 @@ def test_a_rank_that_is_killed_during_a_transfer(start_pair, victim):
             comm, = await pairs(1)
             moving = asyncio.create_task(transfer(comm))
             if not survives:
-                await until(lambda: comm._transfers)
+                await until(lambda: comm._channel._transfers)
                 os.kill(os.getpid(), signal.SIGKILL)
             try:
                 await moving

@@ -1,0 +1,236 @@
+"""Lists of frames between two processes: small ones on a stream, large ones by MPI."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import dask
+from dask.utils import parse_timedelta
+from distributed.comm.core import CommClosedError
+from distributed.comm.tcp import TCP
+from distributed.protocol.serialize import Serialized
+from distributed.utils import ensure_memoryview
+
+if TYPE_CHECKING:
+    from mpidask._transport.fabric import Fabric
+    from mpidask._transport.mover import Transfer
+
+#: Seconds for what was sent to arrive after the stream has ended.
+_GRACE = 5
+
+
+class _Announced(NamedTuple):
+    """Frames that go to a rank by MPI when it has cleared them."""
+
+    peer: int
+    frames: list[memoryview]
+
+
+class Channel:
+    """A stream of distributed's own that announces large frames, and MPI that moves them.
+
+    Messages on the stream are `Serialized`, so the stream neither copies nor looks into the
+    frames. The header of one that announces has the numbers and sizes of the frames that
+    come by MPI as ``bulk``; one that clears the oldest announcement has the tag as ``clear``.
+
+    Who reads the stream? `_listen`, a task, as long as `receive` waits for a message or MPI has
+    something to move: the word that clears a message arrives whether anybody receives or not.
+    It puts messages aside for `receive`, which takes one after the other. So a receiver is sent
+    no more bulk than it asks for, as with a stream.
+    """
+
+    def __init__(self, stream: TCP, fabric: Fabric | None) -> None:
+        self._stream = stream
+        stream.deserialize = False
+        # Nothing within a write suspends it: messages of several tasks stay whole.
+        stream.allow_offload = False
+        self._fabric = fabric
+        self._closed = self._aborted = False
+        self._lost: Exception | None = None
+        self._listener: asyncio.Task[None] | None = None
+        self._receiving = False
+        self._news = asyncio.Event()  # set by whatever `receive` or `close` may wait for
+        self._arrived: deque[Serialized] = deque()
+        self._announced: deque[_Announced] = deque()
+        self._transfers: set[Transfer] = set()
+
+    def closed(self) -> bool:
+        """Tell whether the channel is of no more use."""
+        return self._closed or self._stream.closed()
+
+    def check_open(self) -> None:
+        """Raise CommClosedError if it is closed, or the stream has ended."""
+        if self._closed:
+            raise CommClosedError(f"{self._stream!r} is closed")
+        if self._lost:
+            raise self._lost
+
+    async def send(self, frames: list[Any], sizes: Sequence[int], peer: int | None) -> None:
+        """Send frames of these sizes, or announce some to a rank; wait for nothing."""
+        self.check_open()
+        bulk = self._fabric.bulk(peer, sizes) if self._fabric else []
+        if not bulk or peer is None:
+            await self._tell({}, frames)
+            return
+        by_mpi = [ensure_memoryview(frames[number]) for number in bulk]
+        self._announced.append(_Announced(peer, by_mpi))
+        for number in reversed(bulk):
+            del frames[number]
+        await self._tell({"bulk": [(number, sizes[number]) for number in bulk]}, frames)
+        self._listen()
+
+    async def receive(self, peer: int | None) -> list[Any]:
+        """Give the next frames, some from a rank; if it is cancelled, the channel is lost."""
+        try:
+            message = await self._next()
+            return await self._frames(message, peer)
+        except BaseException:
+            self.abort()
+            raise
+
+    async def close(self) -> None:
+        """Close it when what was announced is sent, or the other end no longer answers."""
+        self._closed = True
+        self._news.set()
+        if self._announced or self._transfers:
+            timeout = parse_timedelta(dask.config.get("distributed.comm.timeouts.tcp"))
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._flushed(), timeout)
+        if not self._aborted:
+            await self._stream.close()
+
+    def abort(self) -> None:
+        """Close it at once for its users, and for the other end when MPI is done."""
+        self._closed = self._aborted = True
+        self._announced.clear()
+        self._news.set()
+        if not self._transfers:
+            self._stream.abort()
+
+    async def _tell(self, header: dict[str, Any], frames: list[Any]) -> None:
+        try:
+            await self._stream.write(Serialized(header, frames))
+        except CommClosedError as error:
+            self._lose(error)
+            raise
+
+    async def _next(self) -> Serialized:
+        self._receiving = True
+        try:
+            while self._closed or not self._arrived:
+                self.check_open()
+                self._listen()
+                await self._any_news()
+        finally:
+            self._receiving = False
+        return self._arrived.popleft()
+
+    async def _frames(self, message: Serialized, peer: int | None) -> list[Any]:
+        """Complete a message by what comes by MPI."""
+        frames = list(message.frames)
+        bulk = _checked_bulk(message.header)
+        if bulk:
+            if self._fabric is None or peer is None:
+                raise CommClosedError(
+                    f"{self._stream!r} announces MPI, but is no other rank of this job"
+                )
+            buffers = self._fabric.buffers([size for _, size in bulk])
+            transfer = self._fabric.receive(peer, buffers)
+            arrival = self._follow(transfer)
+            try:
+                await self._arriving(transfer, arrival)
+                for (number, _), buffer in zip(bulk, buffers, strict=True):
+                    frames.insert(number, buffer)
+            finally:
+                del buffers  # a traceback is a cycle too: see Mover._end
+        return frames
+
+    async def _arriving(self, transfer: Transfer, arrival: asyncio.Future[None]) -> None:
+        """Clear a transfer, and wait until it has ended."""
+        assert self._fabric is not None
+        try:
+            await self._tell({"clear": transfer.tag}, [])
+        except CommClosedError:
+            self._fabric.give_up(transfer)
+            raise
+        await asyncio.shield(arrival)
+
+    def _listen(self) -> None:
+        """Have the stream read, if it is not."""
+        if self._listener is None or self._listener.done():
+            self._listener = asyncio.create_task(self._listening())
+
+    async def _listening(self) -> None:
+        try:
+            while self._receiving or self._announced or self._transfers:
+                self._take(await self._stream.read())
+        except Exception as error:  # CommClosedError, or no memory for a frame
+            self._lose(error)
+
+    def _take(self, message: object) -> None:
+        match message:
+            case Serialized(header={"clear": int(tag)}):
+                if self._announced and self._fabric:  # not aborted
+                    peer, frames = self._announced.popleft()
+                    self._follow(self._fabric.send(peer, tag, frames))
+            case Serialized():
+                self._arrived.append(message)
+                self._news.set()
+            case _:
+                raise CommClosedError(f"{self._stream!r} speaks another protocol")
+
+    def _follow(self, transfer: Transfer) -> asyncio.Future[None]:
+        """Keep the stream open, and listen to it, until a transfer ends."""
+
+        def ended(future: asyncio.Future[None]) -> None:
+            self._transfers.discard(transfer)
+            self._news.set()
+            if error := future.exception():
+                self._lose(error)
+            if self._aborted and not self._transfers:
+                self._stream.abort()
+
+        self._transfers.add(transfer)
+        self._listen()
+        future = asyncio.wrap_future(transfer)
+        future.add_done_callback(ended)
+        return future
+
+    def _lose(self, error: BaseException) -> None:
+        """Take note that the stream has ended."""
+        if self._lost is not None:
+            return
+        self._lost = error if isinstance(error, CommClosedError) else CommClosedError(repr(error))
+        self._announced.clear()
+        self._stream.abort()
+        self._news.set()
+        for transfer in self._transfers:  # in a thread, as the loop may end
+            assert self._fabric is not None
+            timer = threading.Timer(_GRACE, self._fabric.give_up, [transfer])
+            timer.daemon = True
+            timer.start()
+
+    async def _any_news(self) -> None:
+        self._news.clear()
+        await self._news.wait()
+
+    async def _flushed(self) -> None:
+        while (self._announced or self._transfers) and self._lost is None:
+            await self._any_news()
+
+
+def _checked_bulk(header: dict[str, Any]) -> list[tuple[int, int]]:
+    """Give number and size of the frames that come by MPI, as a header announces them."""
+    bulk = header.get("bulk", ())
+    for entry in bulk:
+        match entry:
+            case (int(number), int(size)) if number >= 0 and size > 0:
+                continue
+            case _:
+                raise CommClosedError(f"a message announces what can't be: {entry!r}")
+    return list(bulk)
