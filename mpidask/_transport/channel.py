@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask
@@ -23,25 +23,28 @@ if TYPE_CHECKING:
 #: Seconds for what was sent to arrive after the stream has ended.
 _GRACE = 5
 
+#: Finds the rank of the other end, if it is one of this job: only bulk needs it.
+Peer = Callable[[], "int | None"]
+
 
 class _Announced(NamedTuple):
     """Frames that go to a rank by MPI when it has cleared them."""
 
-    peer: int
+    rank: int
     frames: list[memoryview]
 
 
 class Channel:
     """A stream of distributed's own that announces large frames, and MPI that moves them.
 
-    Messages on the stream are `Serialized`, so the stream neither copies nor looks into the
-    frames. The header of one that announces has the numbers and sizes of the frames that
+    Messages on the stream are plain, or `Serialized`, so that the stream neither copies nor looks
+    into the frames. The header of one that announces has the numbers and sizes of the frames that
     come by MPI as ``bulk``; one that clears the oldest announcement has the tag as ``clear``.
 
-    Who reads the stream? `_listen`, a task, as long as `receive` waits for a message or MPI has
-    something to move: the word that clears a message arrives whether anybody receives or not.
-    It puts messages aside for `receive`, which takes one after the other. So a receiver is sent
-    no more bulk than it asks for, as with a stream.
+    Who reads the stream? Where nothing goes by MPI, `receive` itself. Else `_listen`, a task: the
+    word that clears a message arrives whether anybody receives or not. It puts messages aside for
+    `receive`, which takes one after the other. So a receiver is sent no more bulk than it asks
+    for, as with a stream.
     """
 
     def __init__(self, stream: TCP, fabric: Fabric | None) -> None:
@@ -53,9 +56,9 @@ class Channel:
         self._closed = self._aborted = False
         self._lost: Exception | None = None
         self._listener: asyncio.Task[None] | None = None
-        self._receiving = False
+        self._receiving = self._reading = False
         self._news = asyncio.Event()  # set by whatever `receive` or `close` may wait for
-        self._arrived: deque[Serialized] = deque()
+        self._arrived: deque[object] = deque()
         self._announced: deque[_Announced] = deque()
         self._transfers: set[Transfer] = set()
 
@@ -70,25 +73,36 @@ class Channel:
         if self._lost:
             raise self._lost
 
-    async def send(self, frames: list[Any], sizes: Sequence[int], peer: int | None) -> None:
+    async def send(self, frames: list[Any], sizes: Sequence[int], peer: Peer) -> None:
         """Send frames of these sizes, or announce some to a rank; wait for nothing."""
         self.check_open()
-        bulk = self._fabric.bulk(peer, sizes) if self._fabric else []
-        if not bulk or peer is None:
-            await self._tell({}, frames)
+        bulk = self._fabric.bulk(sizes) if self._fabric else []
+        rank = peer() if bulk else None
+        if self._fabric is None or rank is None or not self._fabric.reaches(rank):
+            await self._tell(Serialized({}, frames))
             return
-        by_mpi = [ensure_memoryview(frames[number]) for number in bulk]
-        self._announced.append(_Announced(peer, by_mpi))
+        self._announced.append(_Announced(rank, [ensure_memoryview(frames[n]) for n in bulk]))
         for number in reversed(bulk):
             del frames[number]
-        await self._tell({"bulk": [(number, sizes[number]) for number in bulk]}, frames)
+        header = {"bulk": [(number, sizes[number]) for number in bulk]}
+        await self._tell(Serialized(header, frames))
         self._listen()
 
-    async def receive(self, peer: int | None) -> list[Any]:
-        """Give the next frames, some from a rank; if it is cancelled, the channel is lost."""
+    async def send_plain(self, message: object) -> int:
+        """Send a message as the stream itself does; give its size in bytes."""
+        self.check_open()
+        return await self._tell(message)
+
+    async def receive(self, peer: Peer) -> object:
+        """Give the next message: a plain one, or frames, some from a rank, as `Serialized`.
+
+        If it is cancelled, the channel is lost.
+        """
         try:
             message = await self._next()
-            return await self._frames(message, peer)
+            if isinstance(message, Serialized) and (bulk := _checked_bulk(message.header)):
+                return await self._completed(message, bulk, peer())
+            return message
         except BaseException:
             self.abort()
             raise
@@ -109,80 +123,104 @@ class Channel:
         self._closed = self._aborted = True
         self._announced.clear()
         self._news.set()
-        if not self._transfers:
-            self._stream.abort()
+        if self._reading or not self._transfers:
+            self._stream.abort()  # which ends the reading, too
 
-    async def _tell(self, header: dict[str, Any], frames: list[Any]) -> None:
+    async def _tell(self, message: object) -> int:
         try:
-            await self._stream.write(Serialized(header, frames))
+            return int(await self._stream.write(message))
         except CommClosedError as error:
             self._lose(error)
             raise
 
-    async def _next(self) -> Serialized:
+    async def _next(self) -> object:
         self._receiving = True
         try:
             while self._closed or not self._arrived:
                 self.check_open()
-                self._listen()
-                await self._any_news()
+                if self._moving or self._listening:
+                    self._listen()
+                    await self._any_news()
+                else:
+                    await self._read_here()
         finally:
             self._receiving = False
         return self._arrived.popleft()
 
-    async def _frames(self, message: Serialized, peer: int | None) -> list[Any]:
+    async def _completed(
+        self, message: Serialized, bulk: list[tuple[int, int]], peer: int | None
+    ) -> Serialized:
         """Complete a message by what comes by MPI."""
+        if self._fabric is None or peer is None:
+            raise CommClosedError(
+                f"{self._stream!r} announces MPI, but is no other rank of this job"
+            )
         frames = list(message.frames)
-        bulk = _checked_bulk(message.header)
-        if bulk:
-            if self._fabric is None or peer is None:
-                raise CommClosedError(
-                    f"{self._stream!r} announces MPI, but is no other rank of this job"
-                )
-            buffers = self._fabric.buffers([size for _, size in bulk])
-            transfer = self._fabric.receive(peer, buffers)
-            arrival = self._follow(transfer)
-            try:
-                await self._arriving(transfer, arrival)
-                for (number, _), buffer in zip(bulk, buffers, strict=True):
-                    frames.insert(number, buffer)
-            finally:
-                del buffers  # a traceback is a cycle too: see Mover._end
-        return frames
+        buffers = self._fabric.buffers([size for _, size in bulk])
+        transfer = self._fabric.receive(peer, buffers)
+        arrival = self._follow(transfer)
+        try:
+            await self._arriving(transfer, arrival)
+            for (number, _), buffer in zip(bulk, buffers, strict=True):
+                frames.insert(number, buffer)
+        finally:
+            del buffers  # a traceback is a cycle too: see Mover._end
+        return Serialized({}, frames)
 
     async def _arriving(self, transfer: Transfer, arrival: asyncio.Future[None]) -> None:
         """Clear a transfer, and wait until it has ended."""
         assert self._fabric is not None
         try:
-            await self._tell({"clear": transfer.tag}, [])
+            await self._tell(Serialized({"clear": transfer.tag}, []))
         except CommClosedError:
             self._fabric.give_up(transfer)
             raise
         await asyncio.shield(arrival)
 
+    @property
+    def _moving(self) -> bool:
+        """Whether MPI has something to move, now or when it is cleared."""
+        return bool(self._announced or self._transfers)
+
+    @property
+    def _listening(self) -> bool:
+        return self._listener is not None and not self._listener.done()
+
     def _listen(self) -> None:
         """Have the stream read, if it is not."""
-        if self._listener is None or self._listener.done():
-            self._listener = asyncio.create_task(self._listening())
+        if not self._reading and not self._listening:
+            self._listener = asyncio.create_task(self._read_on())
 
-    async def _listening(self) -> None:
+    async def _read_on(self) -> None:
+        while self._lost is None and (self._moving or (self._receiving and not self._arrived)):
+            await self._read()
+
+    async def _read_here(self) -> None:
+        self._reading = True
         try:
-            while self._receiving or self._announced or self._transfers:
-                self._take(await self._stream.read())
-        except Exception as error:  # CommClosedError, or no memory for a frame
+            await self._read()
+        finally:
+            self._reading = False
+            if self._moving and self._lost is None:
+                self._listen()
+
+    async def _read(self) -> None:
+        try:
+            self._take(await self._stream.read())
+        except BaseException as error:  # CommClosedError, or no memory for a frame
             self._lose(error)
+            if not isinstance(error, Exception):
+                raise
 
     def _take(self, message: object) -> None:
         match message:
             case Serialized(header={"clear": int(tag)}):
                 if self._announced and self._fabric:  # not aborted
-                    peer, frames = self._announced.popleft()
-                    self._follow(self._fabric.send(peer, tag, frames))
-            case Serialized():
+                    rank, frames = self._announced.popleft()
+                    self._follow(self._fabric.send(rank, tag, frames))
+            case _:
                 self._arrived.append(message)
                 self._news.set()
-            case _:
-                raise CommClosedError(f"{self._stream!r} speaks another protocol")
 
     def _follow(self, transfer: Transfer) -> asyncio.Future[None]:
         """Keep the stream open, and listen to it, until a transfer ends."""

@@ -7,6 +7,7 @@ from typing import Any
 from distributed.comm.core import Comm, CommClosedError
 from distributed.comm.tcp import TCP
 from distributed.comm.utils import from_frames, to_frames
+from distributed.protocol.serialize import Serialized
 from distributed.utils import nbytes
 
 from mpidask._transport import fabric as fabrics
@@ -14,6 +15,8 @@ from mpidask._transport.channel import Channel
 
 #: Larger than any frame: one that goes by MPI needs no shards, nor a copy to join them.
 _UNSPLIT = 2**62
+#: Most characters or bytes, and most items, of what makes up a short message.
+_SHORT, _FEW = 1_000, 100
 
 
 class MPIComm(Comm):
@@ -24,6 +27,7 @@ class MPIComm(Comm):
         self._fabric = fabrics.current()
         self._stream = stream
         self._channel = Channel(stream, self._fabric)
+        self._plain_if_short = self._fabric is None or self._fabric.threshold > _SHORT
         # distributed.comm.connect() looks for these names.
         self._local_addr, self._peer_addr = stream.local_address, stream.peer_address
 
@@ -52,14 +56,14 @@ class MPIComm(Comm):
         info: dict[str, Any] = super().handshake_info()
         return info | ({"mpi": self._fabric.identity} if self._fabric else {})
 
-    @property
-    def _peer(self) -> int | None:
-        """The rank of the other end."""
+    def _rank_of_peer(self) -> int | None:
         return self._fabric.rank_of(self.remote_info.get("mpi")) if self._fabric else None
 
     async def write(self, msg: Any, serializers: Any = None, on_error: str = "message") -> int:
         """Send a message, or announce it; wait for nothing."""
         self._channel.check_open()
+        if self._plain_if_short and _is_short(msg):
+            return await self._channel.send_plain(msg)
         context = {
             "sender": self.local_info,
             "recipient": self.remote_info,
@@ -75,15 +79,17 @@ class MPIComm(Comm):
             frame_split_size=self._stream.max_shard_size if compressed else _UNSPLIT,
         )
         sizes = [nbytes(frame) for frame in frames]
-        await self._channel.send(frames, sizes, self._peer)
+        await self._channel.send(frames, sizes, self._rank_of_peer)
         return sum(sizes)
 
     async def read(self, deserializers: Any = None) -> Any:
         """Give the next message; if it is cancelled, the comm is lost, as a stream is."""
-        frames = await self._channel.receive(self._peer)
+        message = await self._channel.receive(self._rank_of_peer)
+        if not isinstance(message, Serialized):
+            return message
         try:
             return await from_frames(
-                frames,
+                message.frames,
                 deserialize=self.deserialize,
                 deserializers=deserializers,
                 allow_offload=self.allow_offload,
@@ -99,3 +105,19 @@ class MPIComm(Comm):
     def abort(self) -> None:
         """Close it at once for its users, and for the other end when MPI is done."""
         self._channel.abort()
+
+
+def _is_short(message: object, depth: int = 3) -> bool:
+    """Tell whether a message surely has no large frames, without making them.
+
+    Requests and acknowledgements have none. Frames within frames would double their cost.
+    """
+    if isinstance(message, (str, bytes)):
+        return len(message) <= _SHORT
+    if isinstance(message, dict):
+        message = message.values()
+    elif not isinstance(message, (list, tuple, set)):
+        return message is None or isinstance(message, (int, float))
+    if depth == 0 or len(message) > _FEW:
+        return False
+    return all(_is_short(item, depth - 1) for item in message)

@@ -35,7 +35,7 @@ class Fabric:
         self._mover = mover
         self._job = job
         self.peers = peers
-        self._threshold = threshold
+        self.threshold = threshold
         self.pool = Pool(pool)
         self._open = True
         self.traffic = {"sent": 0, "received": 0}
@@ -53,13 +53,17 @@ class Fabric:
             case _:
                 return None
 
-    def bulk(self, rank: int | None, sizes: Sequence[int]) -> list[int]:
-        """Choose the frames of a message that go to a rank by MPI, by their numbers."""
-        if not self._open or rank is None or rank not in self.peers:
+    def bulk(self, sizes: Sequence[int]) -> list[int]:
+        """Choose the frames of a message that should go by MPI, by their numbers."""
+        if sum(sizes) < self.threshold:
             return []
-        least = min(_SMALL_FRAME, max(1, self._threshold))
+        least = min(_SMALL_FRAME, max(1, self.threshold))
         chosen = [number for number, size in enumerate(sizes) if size >= least]
-        return chosen if sum(sizes[number] for number in chosen) >= self._threshold else []
+        return chosen if sum(sizes[number] for number in chosen) >= self.threshold else []
+
+    def reaches(self, rank: int | None) -> bool:
+        """Tell whether this rank sends to another one by MPI."""
+        return self._open and rank is not None and rank in self.peers
 
     def send(self, rank: int, tag: int, frames: Sequence[memoryview]) -> Transfer:
         """Send frames that a rank waits for."""
