@@ -1,4 +1,4 @@
-"""Lists of frames between two processes: small ones on a stream, large ones by MPI."""
+"""Messages between two processes, as frames: small ones on a stream, large ones by MPI."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Channel:
         """Close it when what was announced is sent, or the other end no longer answers."""
         self._closed = True
         self._news.set()
-        if self._announced or self._transfers:
+        if self._moving:
             timeout = parse_timedelta(dask.config.get("distributed.comm.timeouts.tcp"))
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._flushed(), timeout)
@@ -258,7 +258,7 @@ class Channel:
         await self._news.wait()
 
     async def _flushed(self) -> None:
-        while (self._announced or self._transfers) and self._lost is None:
+        while self._moving and self._lost is None:
             await self._any_news()
 
 

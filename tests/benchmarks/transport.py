@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import matplotlib
@@ -81,7 +82,9 @@ from distributed import wait
 def main(client):
     sizes, repeats = json.loads(sys.argv[1])
     client.wait_for_workers(2)
-    one, other = list(client.scheduler_info(n_workers=-1)["workers"])[:2]
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    one, *others = workers
+    other = next((w for w in others if workers[w]["host"] != workers[one]["host"]), others[0])
     rates, with_task = {}, {}
 
     def of_transfers():  # as the worker logs them: from its request to the data
@@ -156,10 +159,16 @@ def main(client):
 Run = dict[str, float]
 
 
-def run(program: str, ranks: int, directory: Path, *args: object) -> Run:
+def run(
+    program: str,
+    ranks: int,
+    directory: Path,
+    *args: object,
+    command: Callable[[int, str, Path], list[str]] = mpirun,
+) -> Run:
     """Run a program, and give what it has measured."""
-    command = [*mpirun(ranks, program, directory), *map(json.dumps, args)]
-    done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
+    whole = [*command(ranks, program, directory), *map(json.dumps, args)]
+    done = subprocess.run(whole, cwd=directory, capture_output=True, text=True)
     if done.returncode:
         sys.exit(f"status {done.returncode}:\n{program}\n{done.stderr}")
     found: Run = json.loads((directory / "result").read_text())
@@ -183,10 +192,10 @@ def measure(options: argparse.Namespace, directory: Path) -> tuple[dict[str, lis
     return transfers, workloads
 
 
-def table(results: dict[str, list[Run]], title: str) -> str:
+def table(results: dict[str, list[Run]], title: str, against: str = "dask-mpi") -> str:
     """Write a table: a row for each measure, a column for each way."""
     lines = [
-        f"| {title} | {' | '.join(results)} | default : dask-mpi |",
+        f"| {title} | {' | '.join(results)} | default : {against} |",
         f"| --- | {'---: | ' * (len(results) + 1)}".rstrip(),
     ]
     for measure in results["default"][0]:
@@ -196,7 +205,7 @@ def table(results: dict[str, list[Run]], title: str) -> str:
         ]
         ratio = statistics.median(
             ours[measure] / theirs[measure]
-            for ours, theirs in zip(results["default"], results["dask-mpi"], strict=True)
+            for ours, theirs in zip(results["default"], results[against], strict=True)
         )
         lines.append(f"| {measure} | {' | '.join(medians)} | {ratio:.2f} |")
     return "\n".join(lines)
