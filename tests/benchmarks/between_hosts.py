@@ -22,11 +22,18 @@ from transport import RAW, TRANSFERS, WAYS, Run, run, table
 _RANKS = 3
 _ADDRESSES = "10.77.0.1", "10.77.0.2"
 
+#: Runs a command on a host: its number, then the command. MPI finds no memory to share there.
+_ON_HOST = """#!/bin/sh
+export host=$1; shift
+exec ip netns exec mpidask-$host unshare --uts --ipc --pid --fork --kill-child --mount-proc \\
+    sh -c 'mount -t tmpfs none /dev/shm; hostname host-$host; exec "$@"' - "$@"
+"""
+
 #: Stands for ssh: takes options, an address and a command.
 _AGENT = """#!/bin/sh
 while [ "${1#-}" != "$1" ]; do shift; done
 host=${1##*.}; shift
-exec ip netns exec mpidask-$host unshare --uts sh -c "hostname host-$host; $*"
+exec "$(dirname "$0")/on-host" $host sh -c "$*"
 """
 
 #: How each cluster comes up; dask-mpi finds no network where none leads outside.
@@ -65,10 +72,11 @@ def hosts() -> Iterator[None]:
 
 def mpirun_on_hosts(ranks: int, program: str, directory: Path) -> list[str]:
     """Write a program, and give the command that runs it on both hosts."""
-    path, agent = directory / "program.py", directory / "agent"
+    path, agent, on_host = (directory / name for name in ("program.py", "agent", "on-host"))
     path.write_text(program)
-    agent.write_text(_AGENT)
-    agent.chmod(0o755)
+    for script, text in ((agent, _AGENT), (on_host, _ON_HOST)):
+        script.write_text(text)
+        script.chmod(0o755)
     (directory / "result").unlink(missing_ok=True)
     each = ranks // len(_ADDRESSES)
     if "Open MPI" in mpi_library():
@@ -79,9 +87,7 @@ def mpirun_on_hosts(ranks: int, program: str, directory: Path) -> list[str]:
         options = ["-launcher", "ssh", "-launcher-exec", str(agent)]
         options += ["-hosts", ",".join(_ADDRESSES), "-ppn", str(each)]
     mpirun = [str(Path(sys.executable).with_name("mpirun")), "-n", str(ranks), *options]
-    on_first_host = 'hostname host-1; exec "$@"'
-    namespace = ["ip", "netns", "exec", "mpidask-1", "unshare", "--uts", "sh", "-c", on_first_host]
-    return [*namespace, "-", *mpirun, sys.executable, str(path)]
+    return [str(on_host), "1", *mpirun, sys.executable, str(path)]
 
 
 def measure(options: argparse.Namespace, directory: Path) -> dict[str, list[Run]]:
