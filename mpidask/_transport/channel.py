@@ -7,6 +7,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import dask
@@ -54,7 +55,8 @@ class Channel:
         stream.allow_offload = False
         self._fabric = fabric
         self._closed = self._aborted = False
-        self._lost: Exception | None = None
+        # Makes the error to raise: one that is kept, with its traceback, is a cycle with buffers.
+        self._lost: Callable[[], CommClosedError] | None = None
         self._listener: asyncio.Task[None] | None = None
         self._receiving = self._reading = False
         self._news = asyncio.Event()  # set by whatever `receive` or `close` may wait for
@@ -71,7 +73,7 @@ class Channel:
         if self._closed:
             raise CommClosedError(f"{self._stream!r} is closed")
         if self._lost:
-            raise self._lost
+            raise self._lost()
 
     async def send(self, frames: list[Any], sizes: Sequence[int], peer: Peer) -> None:
         """Send frames of these sizes, or announce some to a rank; wait for nothing."""
@@ -103,6 +105,10 @@ class Channel:
             if isinstance(message, Serialized) and (bulk := _checked_bulk(message.header)):
                 return await self._completed(message, bulk, peer())
             return message
+        except CommClosedError:
+            if not self._closed:  # else `close` may still wait for what was announced
+                self.abort()
+            raise
         except BaseException:
             self.abort()
             raise
@@ -243,7 +249,10 @@ class Channel:
         """Take note that the stream has ended."""
         if self._lost is not None:
             return
-        self._lost = error if isinstance(error, CommClosedError) else CommClosedError(repr(error))
+        if isinstance(error, CommClosedError):
+            self._lost = partial(type(error), str(error))
+        else:
+            self._lost = partial(CommClosedError, repr(error))
         self._announced.clear()
         self._stream.abort()
         self._news.set()

@@ -15,8 +15,8 @@ from mpidask._transport.channel import Channel
 
 #: Larger than any frame: one that goes by MPI needs no shards, nor a copy to join them.
 _UNSPLIT = 2**62
-#: Most characters or bytes, and most items, of what makes up a short message.
-_SHORT, _FEW = 1_000, 100
+#: Bytes of a short message at most, and bytes for which each item of it counts besides its text.
+_SHORT, _ITEM = 2**14, 2**4
 
 
 class MPIComm(Comm):
@@ -107,17 +107,23 @@ class MPIComm(Comm):
         self._channel.abort()
 
 
-def _is_short(message: object, depth: int = 3) -> bool:
+def _is_short(message: object) -> bool:
     """Tell whether a message surely has no large frames, without making them.
 
     Requests and acknowledgements have none. Frames within frames would double their cost.
     """
-    if isinstance(message, (str, bytes)):
-        return len(message) <= _SHORT
-    if isinstance(message, dict):
-        message = message.values()
-    elif not isinstance(message, (list, tuple, set)):
-        return message is None or isinstance(message, (int, float))
-    if depth == 0 or len(message) > _FEW:
-        return False
-    return all(_is_short(item, depth - 1) for item in message)
+    left, items = _SHORT, [message]
+    while items and left > 0:
+        item = items.pop()
+        left -= _ITEM
+        if isinstance(item, (str, bytes)):
+            left -= len(item)
+        elif isinstance(item, (dict, list, tuple, set)):
+            if len(item) * _ITEM > left:
+                return False
+            items += item
+            if isinstance(item, dict):
+                items += item.values()
+        elif not (item is None or isinstance(item, (int, float))):
+            return False
+    return left > 0

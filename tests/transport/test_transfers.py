@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mpidask._transport.comm import _is_short
 from mpidask._transport.mover import Transfer
 
 PRELUDE = """
@@ -222,6 +223,26 @@ def test_close_sends_what_was_announced(pair):
     )
 
 
+def test_close_sends_what_was_announced_though_another_task_reads(pair):
+    pair(
+        """
+        async def send(comm):
+            reading = asyncio.create_task(comm.read())
+            await until(lambda: comm._channel._reading)
+            for n in range(4):
+                await write(comm, array(10**6, n))
+            await comm.close()
+            assert isinstance(reading.exception(), CommClosedError)
+
+        async def receive(comm):
+            for n in range(4):
+                assert (await read(comm) == array(10**6, n)).all()
+
+        play(send, receive)
+        """
+    )
+
+
 def test_who_is_cancelled_while_reading_loses_the_comm_and_nothing_else(pair):
     pair(
         """
@@ -383,6 +404,23 @@ def test_a_stream_out_of_memory_loses_the_comm(pair):
         play(send, receive, number=2)
         """
     )
+
+
+@pytest.mark.parametrize(
+    "message, short",
+    [
+        ("OK", True),
+        ({"op": "get_data", "keys": ["a", ("b", 1)], "who": None, "reply": True}, True),
+        ({"keys": [("a key of many", n) for n in range(200)]}, True),
+        ("x" * 20_000, False),
+        ({"x" * 20_000: 1}, False),
+        ({object(): 1}, False),
+        ([[[0] * 100] * 100] * 100, False),
+        ({"data": object()}, False),
+    ],
+)
+def test_what_is_sent_without_a_look_at_its_frames(message, short):
+    assert _is_short(message) == short
 
 
 def test_a_transfer_ends_once_whoever_ends_it():
