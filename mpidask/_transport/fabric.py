@@ -61,9 +61,9 @@ class Fabric:
         chosen = [number for number, size in enumerate(sizes) if size >= least]
         return chosen if sum(sizes[number] for number in chosen) >= self.threshold else []
 
-    def reaches(self, rank: int | None) -> bool:
+    def reaches(self, rank: int) -> bool:
         """Tell whether this rank sends to another one by MPI."""
-        return self._open and rank is not None and rank in self.peers
+        return self._open and rank in self.peers
 
     def send(self, rank: int, tag: int, frames: Sequence[memoryview]) -> Transfer:
         """Send frames that a rank waits for."""
