@@ -56,12 +56,16 @@ class Member:
 
     It says `RankReady`, then takes orders as they come: `StartScheduler`, `StartWorker`,
     `Running`, and at last, or at any time, `End`. What it runs goes on in tasks beside.
+    What it sets for the whole process, logging say, holds until `settings` are closed.
     """
 
-    def __init__(self, comm: Communicator, roles: Roles, options: Options) -> None:
+    def __init__(
+        self, comm: Communicator, roles: Roles, options: Options, settings: contextlib.ExitStack
+    ) -> None:
         self._comm = comm
         self._roles = roles
         self._options = options
+        self._settings = settings
         self._scheduler: SchedulerRunner | None = None
         self._worker: WorkerSupervisor | None = None
         self._transport = RankTransport(comm)
@@ -71,28 +75,29 @@ class Member:
         self._unheard: list[asyncio.TimerHandle] = []
         self._ending = False
         self._running = False
-        self._settings = contextlib.ExitStack()
 
     async def serve(self) -> End:
         """Report, follow the leader's orders, and return the one that ended the cluster."""
         self._report(RankReady(this_node(cpu_quota())))
         grace = self._options.startup_timeout + self._options.shutdown_timeout + REPORT_GRACE
         self._starting = self._guard.abort_after(grace, 1)
-        with self._settings as stack:
-            if self._hosts_server:
-                from mpidask._tls import expect_ends_of_processes
-
-                stack.enter_context(at_log_level(self._options.log_level))
-                expect_ends_of_processes()
-            if self._comm.rank in self._roles.workers and uses_nanny(self._options):
-                shield_worker_processes()
-                stack.enter_context(launcher.hidden_from_children())
-            order = await self._follow_orders()
-            if self._hosts_server:
-                self._silence()
-            self._report(await self._stop(order.status))
-            await self._comm.flush()
+        self._set_up_process()
+        order = await self._follow_orders()
+        if self._hosts_server:
+            self._silence()
+        self._report(await self._stop(order.status))
+        await self._comm.flush()
         return order
+
+    def _set_up_process(self) -> None:
+        if self._hosts_server:
+            from mpidask._tls import expect_ends_of_processes
+
+            self._settings.enter_context(at_log_level(self._options.log_level))
+            expect_ends_of_processes()
+        if self._comm.rank in self._roles.workers and uses_nanny(self._options):
+            shield_worker_processes()
+            self._settings.enter_context(launcher.hidden_from_children())
 
     async def _follow_orders(self) -> End:
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
@@ -56,6 +57,7 @@ class MPICluster:
         self._interrupt = gathering.interrupt
         self._members: Communicator | None = None
         self._leader: Leader | None = None
+        self._settings = contextlib.ExitStack()
         self.leads = gathering.comm.Get_rank() == roles.leader
 
     def __enter__(self) -> Cluster | None:
@@ -92,7 +94,7 @@ class MPICluster:
 
     def _member(self) -> Member:
         assert self._members is not None
-        member = Member(self._members, self._roles, self._options)
+        member = Member(self._members, self._roles, self._options, self._settings)
         self._loop.on_exit = member.replace_worker
         return member
 
@@ -146,6 +148,7 @@ class MPICluster:
 
     def _stop(self, *, left: bool) -> None:
         self._loop.stop()
+        self._settings.close()  # not before: what still runs may log
         job_exit.set_cluster_runs(False)
         single_use.ended(left=left)
 

@@ -617,6 +617,29 @@ def test_strangers_are_refused_without_a_word(run):
     one_line(result)
 
 
+def test_connections_that_break_at_the_very_end_are_not_told(run):
+    """What Dask still logs after its servers have closed, until their event loop is gone."""
+    result = run(
+        """
+        from mpidask import mpi_dask
+
+        def complain():
+            import asyncio, logging
+            async def go_on():
+                while True:
+                    await asyncio.sleep(0)
+                    logging.getLogger("distributed.core").warning("a connection broke")
+            kept.append(asyncio.get_running_loop().create_task(go_on()))
+
+        kept = []
+        with mpi_dask(log_level="critical") as client:
+            client.run_on_scheduler(complain)
+        """
+    )
+    assert result.status == 0, result.stderr
+    one_line(result)
+
+
 FORGETFUL = """
 import asyncio, sys
 from distributed import Client

@@ -100,8 +100,9 @@ class Job:
             FakeCommunicator(mailboxes, rank, size, (lost or {}).get(rank, ()))
             for rank in range(size)
         ]
+        self.settings = contextlib.ExitStack()
         self.members = {
-            rank: Member(self.comms[rank], self.roles, self.options)
+            rank: Member(self.comms[rank], self.roles, self.options, self.settings)
             for rank in range(size)
             if rank not in absent
         }
@@ -119,8 +120,9 @@ class Job:
 
     async def end(self, status=0, leave=True):
         """End the cluster, and give the orders with which the members left."""
-        await self.leader.end(End(status, leave))
-        return await asyncio.gather(*self.serving.values())
+        with self.settings:
+            await self.leader.end(End(status, leave))
+            return await asyncio.gather(*self.serving.values())
 
 
 @contextlib.asynccontextmanager
@@ -264,7 +266,7 @@ def test_messages_come_in_any_order(aborts):
         starting = asyncio.create_task(job.start())
         await asyncio.sleep(0.05)
         assert not starting.done()
-        late = Member(job.comms[1], job.roles, job.options)
+        late = Member(job.comms[1], job.roles, job.options, job.settings)
         job.serving[1] = asyncio.create_task(late.serve())
         await starting
         return await job.end()
