@@ -629,9 +629,8 @@ def test_connections_that_break_at_the_very_end_are_not_told(run):
                 while True:
                     await asyncio.sleep(0)
                     logging.getLogger("distributed.core").warning("a connection broke")
-            kept.append(asyncio.get_running_loop().create_task(go_on()))
+            asyncio.create_task(go_on())  # the loop, which has it at every turn, keeps it
 
-        kept = []
         with mpi_dask(log_level="critical") as client:
             client.run_on_scheduler(complain)
         """
