@@ -89,6 +89,19 @@ def child_starts(worker: Any) -> bool:
     return getattr(getattr(worker, "process", None), "status", None) == Status.starting
 
 
+async def retire_child(nanny: Nanny) -> None:
+    """Move the results of a nanny's worker elsewhere: its `close_gracefully` moves nothing.
+
+    The scheduler knows of a worker, and may have given it results, before its nanny does.
+    """
+    if child_starts(nanny):
+        workers = (await nanny.scheduler.identity())["workers"]
+        addresses = [at for at, worker in workers.items() if worker["nanny"] == nanny.address]
+    else:
+        addresses = [nanny.worker_address]
+    await nanny.scheduler.retire_workers(workers=addresses, close_workers=False)
+
+
 async def end_child_that_starts(nanny: Nanny) -> None:
     """Kill the child of a nanny that closes, if its worker has not started yet.
 

@@ -123,13 +123,14 @@ async def retire(worker: Any, timeout: float) -> None:
     from distributed import Nanny
     from distributed.core import Status
 
-    if status_of(worker) not in (Status.running, Status.paused, Status.closing_gracefully):
-        return
-    if isinstance(worker, Nanny):  # its `close_gracefully` moves nothing
-        address = [worker.worker_address]
-        retiring = worker.scheduler.retire_workers(workers=address, close_workers=False)
-        await asyncio.wait_for(retiring, timeout / 3)  # it needs time to end its child, too
-    elif hasattr(worker, "close_gracefully"):
+    from mpidask._dask.nanny import child_starts, retire_child
+
+    up = status_of(worker) in (Status.running, Status.paused, Status.closing_gracefully)
+    if isinstance(worker, Nanny):
+        if up or child_starts(worker):
+            # It needs time to end its child, too.
+            await asyncio.wait_for(retire_child(worker), timeout / 3)
+    elif up and hasattr(worker, "close_gracefully"):
         await asyncio.wait_for(worker.close_gracefully(), timeout)
 
 

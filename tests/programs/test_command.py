@@ -357,11 +357,20 @@ def test_joined_nannies_come_back_and_leave_when_retired(start, launch, session,
     assert again.result().status == 0
 
 
-@pytest.mark.parametrize("options", ["nanny=True", ""])
-def test_results_move_when_a_joined_job_ends(start, launch, options):
+#: Nannies hear late that their workers are up, and know their addresses only then.
+HEARD_LATE = """
+from distributed.nanny import WorkerProcess
+WorkerProcess._init_msg_interval = 3
+"""
+
+
+@pytest.mark.parametrize(
+    "before, options", [("", ""), ("", "nanny=True"), (HEARD_LATE, "nanny=True")]
+)
+def test_results_move_when_a_joined_job_ends(start, launch, before, options):
     cluster = launch([*MPIDASK, "--scheduler-file", "scheduler.json"], 2)
     cluster.wait_for_message("mpidask: 1 worker")
-    joined = start(JOIN.format(options), ranks=1)
+    joined = start(before + JOIN.format(options), ranks=1)
     session = start(
         """
         import time
@@ -391,7 +400,7 @@ def test_results_move_when_a_joined_job_ends(start, launch, options):
     session.wait_for_output("scattered")
     joined.rank(0).send_signal(signal.SIGTERM)
     ended, held = joined.result(), session.result()
-    assert (held.status, held.stdout) == (0, "scattered\nkept\n"), held.stderr
+    assert (held.status, held.stdout) == (0, "scattered\nkept\n"), held.stderr + ended.stderr
     assert ended.status == 143, ended.stderr
     assert "results did not move" not in ended.stderr
     assert cluster.result().status == 0
