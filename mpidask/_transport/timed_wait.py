@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import math
+import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 
 from mpi4py import MPI
 
+#: Seconds in which a wait asks MPI again and again, and lets others have the CPU in between:
+#: MPI itself spins, and the other end may need this very CPU to move the data.
+_POLLING = 0.002
 #: A function of C that does nothing to speak of, takes no arguments, and returns 0: success.
 _NOTHING = ctypes.CDLL(None).sched_yield
 #: What a request is to C: a number, or a pointer.
@@ -52,8 +56,10 @@ class TimedWait:
     ) -> None:
         """Wait until a request is done, at most so many seconds.
 
-        `unless` is asked once `wake` has an effect, so that no call of it is lost.
+        `unless` is asked also once `wake` has an effect, so that no call of it is lost.
         """
+        if self._poll(requests, unless):
+            return
         with self._changed:
             if not self._request:  # the last one was completed, and has ended a wait
                 self._start()
@@ -63,6 +69,14 @@ class TimedWait:
                 MPI.Request.Waitsome([self._request, *requests])
         finally:
             self._due = math.inf
+
+    def _poll(self, requests: Sequence[MPI.Request], unless: Callable[[], bool]) -> bool:
+        end = time.monotonic() + _POLLING
+        while time.monotonic() < end:
+            if unless() or MPI.Request.Testsome(requests):
+                return True
+            os.sched_yield()
+        return False
 
     def wake(self) -> None:
         """End the wait that is on, if one is."""

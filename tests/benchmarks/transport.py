@@ -107,7 +107,7 @@ def main(client):
 """
 
 WORKLOADS = """
-import json, statistics, sys, time
+import itertools, json, statistics, sys, time
 from pathlib import Path
 import dask
 import dask.array as da
@@ -125,33 +125,43 @@ def part(seed, rows):
 def main(client):
     scale, repeats = json.loads(sys.argv[1])
     client.wait_for_workers(int(sys.argv[2]) - 2)
+    workers = list(client.scheduler_info(n_workers=-1)["workers"])
     side = int(10_000 * scale**0.5) // 16 * 16
     seconds = {}
 
     def tasks():
         return client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
 
-    def timed(name, collection):
+    def timed(name, work, make):
         times, kept = [], tasks()
         for _ in range(repeats + 1):
-            while tasks() > kept:  # results of the last time would be used again
-                time.sleep(0.01)
+            data = make()  # anew: pieces stay where the last time has moved them
             started = time.perf_counter()
-            collection.compute()
+            work(data).compute()
             times.append(time.perf_counter() - started)
+            del data
+            while tasks() > kept:
+                time.sleep(0.01)
         seconds[name + ", the first time"] = times[0]
         seconds[name] = statistics.median(times[1:])
 
-    x = da.random.random((side, side), chunks=side // 4).persist()
-    wait(x)
-    timed("transpose", (x + x.T).sum())
-    timed("rechunk", x.rechunk((side, side // 16)).map_blocks(np.copy).sum())
-    del x
-    frame = dd.from_map(part, range(24), rows=int(833_333 * scale)).persist()
-    wait(frame)
-    timed("shuffle", frame.shuffle("key").map_partitions(len).sum())
-    del frame
-    timed("2,000 tiny tasks", dask.delayed(list)([dask.delayed(abs)(n) for n in range(2000)]))
+    def array():  # a row of pieces on each worker, so that as much has to move each time
+        piece = side // 4, side // 4
+        rows = [[client.submit(np.full, piece, n, workers=[w], pure=False) for n in range(4)]
+                for w in itertools.islice(itertools.cycle(workers), 4)]
+        wait(rows)
+        return da.block([[da.from_delayed(one, piece, float) for one in row] for row in rows])
+
+    def frame():
+        data = dd.from_map(part, range(24), rows=int(833_333 * scale)).persist()
+        wait(data)
+        return data
+
+    timed("transpose", lambda x: (x + x.T).sum(), array)
+    timed("rechunk", lambda x: x.rechunk((side, side // 16)).map_blocks(np.copy).sum(), array)
+    timed("shuffle", lambda data: data.shuffle("key").map_partitions(len).sum(), frame)
+    tiny = [dask.delayed(abs)(n) for n in range(2000)]
+    timed("2,000 tiny tasks", dask.delayed(list), lambda: tiny)
     Path("result").write_text(json.dumps(seconds))
 """
 
