@@ -14,6 +14,7 @@ from distributed import Nanny, Worker
 from distributed.core import Status
 
 from mpidask._dask.log_level import at_log_level
+from mpidask._dask.rank_worker import RETIRED, status_of
 from mpidask._tls import expect_ends_of_processes
 
 #: What the child process of a nanny sets for itself, for as long as it lives.
@@ -69,7 +70,24 @@ def _make_worker(pickled_class: bytes, log_level: int, **kwargs: Any) -> Any:
     _settings.enter_context(at_log_level(log_level))
     expect_ends_of_processes()
     _leave_interrupts_to_the_nanny()
-    return cloudpickle.loads(pickled_class)(**kwargs)
+    return _that_tells_if_retired(cloudpickle.loads(pickled_class))(**kwargs)
+
+
+def _that_tells_if_retired(base: type) -> type:
+    """Derive a class of workers that tell their nanny if the scheduler has retired them.
+
+    The scheduler forgets such a worker, and the answer to a heartbeat may close it before
+    the order to close does, for another reason.
+    """
+
+    class WorkerOfNanny(base):  # type: ignore[misc]
+        async def close(self, *args: Any, **kwargs: Any) -> Any:
+            if "reason" in kwargs and status_of(self) == Status.closing_gracefully:
+                kwargs["reason"] = RETIRED
+            return await super().close(*args, **kwargs)
+
+    WorkerOfNanny.__name__ = base.__name__
+    return WorkerOfNanny
 
 
 def _leave_interrupts_to_the_nanny() -> None:

@@ -18,6 +18,8 @@ _SCHEDULER_GONE = {
     "worker-heartbeat-error",
     "worker-heartbeat-missing",
 }
+#: The reason that the worker of a nanny gives, if the scheduler has retired it.
+RETIRED = "mpidask-retired"
 #: The reason that mpidask gives to a worker whose process should end, as a task wants.
 TASK_EXIT = "mpidask-task-exit"
 
@@ -94,7 +96,8 @@ class RankWorker:
 
         self.close_reason = reason
         gracefully = status_of(self) == Status.closing_gracefully
-        self.retired = gracefully and reason not in _SCHEDULER_GONE
+        # To a nanny, its worker closes gracefully for whatever reason.
+        self.retired = gracefully and not (self._is_nanny and reason in _SCHEDULER_GONE)
         if reason == CLUSTER_ENDS:
             self.on_cluster_end()
         else:

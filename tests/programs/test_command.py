@@ -327,6 +327,16 @@ def test_joining_before_and_after_and_coming_back(start, launch, session):
     assert third.result().status == 0
 
 
+RETIRE = """
+import mpidask
+from distributed import Client
+
+with Client(**mpidask.connection("scheduler.json")) as client:
+    workers = client.scheduler_info(-1)["workers"].items()
+    client.retire_workers([at for at, worker in workers if worker["name"] != "mpidask-1"])
+"""
+
+
 @pytest.mark.parametrize("end", ["shutdown", "kill"])
 def test_joined_nannies_come_back_and_leave_when_retired(start, launch, session, run, end):
     joined = start(JOIN.format("nanny=True"), ranks=2, limit=120)
@@ -341,20 +351,37 @@ def test_joined_nannies_come_back_and_leave_when_retired(start, launch, session,
     again.wait_for_message("mpidask: 1 worker")
     session(3)
     joined.wait_for_message("joined a scheduler again")
-    retire = """
-    import mpidask
-    from distributed import Client
-
-    with Client(**mpidask.connection("scheduler.json")) as client:
-        workers = client.scheduler_info(-1)["workers"].items()
-        client.retire_workers([at for at, worker in workers if worker["name"] != "mpidask-1"])
-    """
-    assert run(retire, ranks=None).status == 0
+    assert run(RETIRE, ranks=None).status == 0
     result = joined.result()
     assert result.status == 0, result.stderr
     assert "Traceback" not in result.stderr
     session(1, "shutdown")
     assert again.result().status == 0
+
+
+HEEDS_HEARTBEATS_ALONE = """
+from distributed import Worker
+
+class Deaf(Worker):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.stream_handlers["close"] = lambda **_: None
+"""
+
+
+@pytest.mark.parametrize("nanny", [True, False])
+def test_retired_workers_leave_though_a_heartbeat_tells_first(start, launch, run, nanny):
+    """The scheduler has forgotten them, and its order to close comes after that."""
+    cluster = launch([*MPIDASK, "--scheduler-file", "scheduler.json"], 2)
+    cluster.wait_for_message("mpidask: 1 worker")
+    joined = start(
+        HEEDS_HEARTBEATS_ALONE + JOIN.format(f"nanny={nanny}, worker_class=Deaf"), ranks=2
+    )
+    joined.wait_for_message("joined with 2 workers")
+    assert run(RETIRE, ranks=None).status == 0
+    result = joined.result()
+    assert result.status == 0, result.stderr
+    assert "Traceback" not in result.stderr
 
 
 #: Nannies hear late that their workers are up, and know their addresses only then.

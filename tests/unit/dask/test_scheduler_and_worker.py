@@ -101,6 +101,7 @@ def test_joined_workers_wait_for_the_next_cluster():
     [
         ("the cluster ends", True),
         ("retired", True),
+        ("retired, as a heartbeat tells first", True),
         ("closed by the scheduler", True),
         ("restarted", False),
         ("closed by itself", False),
@@ -118,6 +119,9 @@ def test_workers_know_why_they_were_closed(way, stays_away):
                 if way == "the cluster ends":
                     await scheduler.close()
                 elif way == "retired":
+                    await client.retire_workers([worker.address])
+                elif way == "retired, as a heartbeat tells first":
+                    worker.stream_handlers["close"] = lambda **_: None
                     await client.retire_workers([worker.address])
                 elif way == "closed by the scheduler":
                     scheduler.close_worker(worker.address)
