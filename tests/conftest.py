@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
 import shutil
@@ -311,11 +310,16 @@ def _serve(server: socket.socket, treat: Callable[[socket.socket], object]) -> N
 
 @pytest.fixture
 def reset_connections(listen: Callable[..., str]) -> Callable[..., str]:
-    """Listen on a port, any or one that gets free, and reset each connection at once."""
-    return functools.partial(listen, _reset)
+    """Listen on a port, any or one that gets free, and reset each connection at once, or later."""
 
+    def reset_connections(port: int = 0, after: threading.Event | None = None) -> str:
+        def reset(connection: socket.socket) -> None:
+            """Close it as the system does with those that a dead process had not accepted."""
+            if after is not None:
+                after.wait(30)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
 
-def _reset(connection: socket.socket) -> None:
-    """Close a connection as the system does with those that a dead process had not accepted."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
+        return listen(reset, port)
+
+    return reset_connections
