@@ -1,5 +1,8 @@
 """The front ends for programs: each a few lines over the same block."""
 
+# Where two overloads fit, the first one counts.
+# mypy: disable-error-code="overload-overlap"
+
 from __future__ import annotations
 
 import asyncio
@@ -9,7 +12,7 @@ import functools
 import inspect
 import os
 from collections.abc import AsyncIterator, Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 import wrapt
 
@@ -24,13 +27,23 @@ from mpidask._signatures import with_options
 
 if TYPE_CHECKING:
     from distributed import Client
+    from typing_extensions import Unpack  # in typing from Python 3.11 on
 
+    from mpidask import _typing as t
     from mpidask._lifecycle.front_end import Block as ClusterBlock
     from mpidask._lifecycle.messages import Cluster
 
+Yields = TypeVar("Yields")
 
+
+@overload
+def mpi_dask(
+    *, exit: Literal[True] = True, **options: Unpack[t.ProgramOptions]
+) -> Block[Client]: ...
+@overload
+def mpi_dask(*, exit: bool, **options: Unpack[t.ProgramOptions]) -> Block[Client | None]: ...
 @with_options()
-def mpi_dask(**options: Any) -> Block:
+def mpi_dask(**options: Any) -> Block[Any]:
     """Make the MPI job a Dask cluster for the length of a block.
 
     Without an MPI job, the cluster is a `distributed.LocalCluster`.
@@ -74,7 +87,7 @@ def mpi_dask(**options: Any) -> Block:
     return Block(options)
 
 
-class Block:
+class Block(Generic[Yields]):
     """What `mpi_dask` returns: a cluster from its entry to its exit."""
 
     def __init__(self, options: Mapping[str, Any]) -> None:
@@ -85,13 +98,15 @@ class Block:
         given = ", ".join(f"{name}={value!r}" for name, value in self._given.items())
         return f"<a block to enter: with mpi_dask({given}) as client>"
 
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(
-            f"mpi_dask(...) is a block and has no {name!r}: the client is what the block "
-            "gets, 'with mpi_dask(...) as client:'"
-        )
+    if not TYPE_CHECKING:  # to type checkers, it would have any attribute
 
-    def __enter__(self) -> Client | None:
+        def __getattr__(self, name):
+            raise AttributeError(
+                f"mpi_dask(...) is a block and has no {name!r}: the client is what the block "
+                "gets, 'with mpi_dask(...) as client:'"
+            )
+
+    def __enter__(self) -> Yields:
         __tracebackhide__ = True
         interrupt = Interrupt()
         with without_internal_frames(), contextlib.ExitStack() as stack:
@@ -103,14 +118,14 @@ class Block:
                 client = stack.enter_context(connected(cluster, options))
                 stack.callback(interrupt.disarm)
             self._leave = stack.pop_all().__exit__
-        return client
+        return cast(Yields, client)
 
     def __exit__(self, *error: Any) -> bool | None:
         if os.getpid() != self._process:  # a child that the block forked has no cluster
             forked.leave(error[1])
         return self._leave(*error)
 
-    async def __aenter__(self) -> Client | None:
+    async def __aenter__(self) -> Yields:
         __tracebackhide__ = True
         interrupt = Interrupt()
         with without_internal_frames():
@@ -123,7 +138,7 @@ class Block:
                     client = await stack.enter_async_context(connected_async(cluster, options))
                     stack.callback(_end_interruptible, interrupt)
                 self._leave_async = stack.pop_all().__aexit__
-        return client
+        return cast(Yields, client)
 
     async def __aexit__(self, *error: Any) -> bool | None:
         if os.getpid() != self._process:
@@ -214,6 +229,36 @@ def _end_interruptible(interrupt: Interrupt) -> None:
         raise asyncio.CancelledError
 
 
+@overload
+def mpi_dask_main(function: t.First[t.P, t.Result], /) -> t.MainFirst[t.P, t.Result]: ...
+@overload
+def mpi_dask_main(function: t.BehindMany[t.Result], /) -> Callable[..., t.Result]: ...
+@overload
+def mpi_dask_main(function: t.Behind6[t.Result], /) -> Callable[..., t.Result]: ...
+@overload
+def mpi_dask_main(function: t.Behind5[t.Result], /) -> Callable[..., t.Result]: ...
+@overload
+def mpi_dask_main(function: t.Behind4[t.Result], /) -> Callable[..., t.Result]: ...
+@overload
+def mpi_dask_main(
+    function: t.Behind3[t.T1, t.T2, t.T3, t.Result], /
+) -> t.Main3[t.T1, t.T2, t.T3, t.Result]: ...
+@overload
+def mpi_dask_main(
+    function: t.Behind2[t.T1, t.T2, t.Result], /
+) -> t.Main2[t.T1, t.T2, t.Result]: ...
+@overload
+def mpi_dask_main(function: t.Behind1[t.T1, t.Result], /) -> t.Main1[t.T1, t.Result]: ...
+@overload
+def mpi_dask_main(function: t.Behind0[t.Result], /) -> t.Main0[t.Result]: ...
+@overload
+def mpi_dask_main(function: Callable[t.P, t.Result], /) -> Callable[t.P, t.Result]: ...
+@overload
+def mpi_dask_main(
+    *, exit: Literal[True] = True, **options: Unpack[t.ProgramOptions]
+) -> t.Decorator: ...
+@overload
+def mpi_dask_main(*, exit: bool, **options: Unpack[t.ProgramOptions]) -> t.DecoratorOnAllRanks: ...
 @with_options()
 def mpi_dask_main(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make the MPI job a Dask cluster for the length of each call of a function.
@@ -315,7 +360,7 @@ def join_existing(
     scheduler_file: str | os.PathLike[str] | None = None,
     *,
     address: str | None = None,
-    **options: Any,
+    **options: Unpack[t.JoinOptions],
 ) -> None:
     """Make every rank of this MPI job a worker of a cluster that runs elsewhere.
 
@@ -354,10 +399,11 @@ def join_existing(
     >>> mpidask.join_existing("scheduler.json", death_timeout="10 min")  # doctest: +SKIP
     """
     __tracebackhide__ = True
+    given: dict[str, Any] = {**options}
     if scheduler_file is not None or address is not None:  # else dask's configuration says it
-        options |= {"scheduler_file": scheduler_file, "address": address}
+        given |= {"scheduler_file": scheduler_file, "address": address}
     with without_internal_frames():
-        serve(options, JOIN)
+        serve(given, JOIN)
 
 
 class _AsFunction:

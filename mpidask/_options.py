@@ -25,8 +25,6 @@ class Kind:
     ----------
     check : callable
         Returns the value to use, or raises `TypeError` or `ValueError`.
-    type : str
-        The same for type checkers.
     metavar : str
         The same on command lines; empty where there can't be a flag.
     words : str
@@ -34,7 +32,6 @@ class Kind:
     """
 
     check: Check
-    type: str
     metavar: str
     words: str
 
@@ -82,8 +79,7 @@ def _either(literal: str | None, otherwise: Check) -> Check:
 
 
 def _optional(kind: Kind) -> Kind:
-    check = _either(None, kind.check)
-    return dataclasses.replace(kind, check=check, type=f"{kind.type} | None")
+    return dataclasses.replace(kind, check=_either(None, kind.check))
 
 
 def _text(value: Any) -> str:
@@ -212,14 +208,14 @@ def _communicator(value: Any) -> Any:
     raise TypeError("must be an intracommunicator of mpi4py")
 
 
-BOOLEAN = Kind(_boolean, "bool", "", "bool")
-RANK = Kind(_integer(0), "int", "INT", "int")
-PORT = Kind(_port, "int", "PORT", "int, 0 to 65535")
-PATH = Kind(_path, "str | os.PathLike[str]", "PATH", "path")
-NAME = Kind(_text, "str", "NAME", "str")
-ADDRESS = Kind(_text, "str", "ADDRESS", "str")
-SECONDS = Kind(_seconds, "float | str", "TIME", "seconds, or text such as '5 min'")
-MAPPING = Kind(_mapping, "Mapping[str, Any]", "JSON", "dict")
+BOOLEAN = Kind(_boolean, "", "bool")
+RANK = Kind(_integer(0), "INT", "int")
+PORT = Kind(_port, "PORT", "int, 0 to 65535")
+PATH = Kind(_path, "PATH", "path")
+NAME = Kind(_text, "NAME", "str")
+ADDRESS = Kind(_text, "ADDRESS", "str")
+SECONDS = Kind(_seconds, "TIME", "seconds, or text such as '5 min'")
+MAPPING = Kind(_mapping, "JSON", "dict")
 
 ROLES, NETWORK, WORKERS, LIFE, OUTPUT = (
     "Roles",
@@ -236,7 +232,7 @@ class Options:
 
     comm: Any = _declare(
         None,
-        Kind(_communicator, "MPI.Intracomm | None", "", "mpi4py.MPI.Intracomm"),
+        Kind(_communicator, "", "mpi4py.MPI.Intracomm"),
         "communicator whose ranks form the cluster (default: COMM_WORLD); mpidask uses a private "
         "duplicate of it; ranks that are not in it (COMM_NULL) get None",
         group=ROLES,
@@ -278,7 +274,7 @@ class Options:
     )
     security: Any = _declare(
         True,
-        Kind(_security, "bool | Security", "", "bool or distributed.Security"),
+        Kind(_security, "", "bool or distributed.Security"),
         "encrypt Dask's connections, with credentials made for this job, so that nobody else can "
         "connect; in Python also a distributed.Security of your own",
         group=NETWORK,
@@ -287,7 +283,6 @@ class Options:
         "auto",
         Kind(
             _transport,
-            'Literal["auto", "mpi", "socket"]',
             "auto|mpi|socket",
             "'auto', 'mpi' or 'socket'",
         ),
@@ -333,13 +328,13 @@ class Options:
     )
     dashboard_address: str = _declare(
         ":8787",
-        Kind(_port_or_address, "str | int", "[HOST]:PORT", "str, or a port"),
+        Kind(_port_or_address, "[HOST]:PORT", "str, or a port"),
         "where the dashboard listens; if the port is in use, another is chosen",
         group=NETWORK,
     )
     nthreads: int | str = _declare(
         "auto",
-        Kind(_either("auto", _integer(1)), 'int | Literal["auto"]', "INT|auto", "int or 'auto'"),
+        Kind(_either("auto", _integer(1)), "INT|auto", "int or 'auto'"),
         "threads per worker; 'auto': the node's CPUs divided among its workers",
         group=WORKERS,
     )
@@ -347,7 +342,6 @@ class Options:
         "auto",
         Kind(
             _memory,
-            "float | str | None",
             "BYTES|auto",
             "bytes, text such as '4 GiB', a fraction of the node's memory, or 'auto'",
         ),
@@ -363,7 +357,7 @@ class Options:
     )
     worker_class: str | type = _declare(
         "distributed.Worker",
-        Kind(_worker_class, "str | type", "CLASS", "str or class"),
+        Kind(_worker_class, "CLASS", "str or class"),
         "class of the workers, such as 'dask_cuda.CUDAWorker'",
         group=WORKERS,
     )
@@ -387,7 +381,7 @@ class Options:
     )
     wait_for_workers: bool | int = _declare(
         True,
-        Kind(_wait_for_workers, "bool | int", "INT|true|false", "bool or int"),
+        Kind(_wait_for_workers, "INT|true|false", "bool or int"),
         "how many workers the start waits for: True (all), a number, or False (none)",
         group=LIFE,
     )
@@ -448,7 +442,7 @@ class Options:
     )
     log_level: int = _declare(
         "warning",
-        Kind(_log_level, "int | str", "LEVEL", "str or int"),
+        Kind(_log_level, "LEVEL", "str or int"),
         "level of distributed's log messages on the ranks of the scheduler and the workers, such "
         "as 'info'; in Python also a number",
         group=OUTPUT,

@@ -8,8 +8,16 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from mpidask._options import Options
+from mpidask._typing import AllOptions
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+#: The types of the options, as they are written in the source, but for the quotes.
+_TYPES = {
+    name: reference.__forward_arg__.replace("'", '"')
+    for name, reference in AllOptions.__annotations__.items()
+}
 
 
 class _Type(str):
@@ -54,7 +62,7 @@ def _parameter(field: dataclasses.Field[Any], default: Any) -> inspect.Parameter
         field.name,
         inspect.Parameter.KEYWORD_ONLY,
         default=default,
-        annotation=_Type(field.metadata["kind"].type),
+        annotation=_Type(_TYPES[field.name]),
     )
 
 

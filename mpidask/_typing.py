@@ -1,4 +1,4 @@
-"""What type checkers know of a decorated function; at run time, nobody imports this.
+"""What type checkers know of the front ends: their options, and decorated functions.
 
 A function keeps its parameters and its result, but ``client`` may be left out. There is no
 type that says so of every function. So functions are told apart by what stands before
@@ -10,14 +10,80 @@ type that says so of every function. So functions are told apart by what stands 
 - More, or ``*args``: the result is known, the parameters are not checked.
 """
 
+# Where two overloads fit, the first one counts.
+# mypy: disable-error-code="overload-overlap"
+
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ParamSpec, Protocol, TypeVar, overload
+import os
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, Protocol, TypedDict, TypeVar, overload
 
-from distributed import Client
+if TYPE_CHECKING:
+    from distributed import Client, Security
+    from mpi4py import MPI
+
+# -- Options, as callers may write them. -----------------------------------------------
+
+
+class CommonOptions(TypedDict, total=False):
+    """The options that every front end takes as ``**options``."""
+
+    comm: MPI.Intracomm | None
+    scheduler_rank: int
+    client_rank: int
+    exclusive_workers: bool
+    interface: str | None
+    host: str | None
+    protocol: str | None
+    security: bool | Security
+    transport: Literal["auto", "mpi", "socket"]
+    scheduler_port: int
+    trust_scheduler_file: bool
+    scheduler_options: Mapping[str, Any]
+    dashboard: bool
+    dashboard_address: str | int
+    nthreads: int | Literal["auto"]
+    memory_limit: float | str | None
+    local_directory: str | os.PathLike[str] | None
+    worker_class: str | type
+    worker_options: Mapping[str, Any]
+    name: str
+    nanny: bool
+    wait_for_workers: bool | int
+    startup_timeout: float | str
+    shutdown_timeout: float | str
+    mpi_task_grace: float | str
+    death_timeout: float | str | None
+    reconnect: bool
+    performance_report: str | os.PathLike[str] | None
+    progress: float | str | None
+    summary: str | os.PathLike[str] | None
+    log_level: int | str
+
+
+class ProgramOptions(CommonOptions, total=False):
+    """Those of programs; the type of the result depends on `exit`."""
+
+    scheduler_file: str | os.PathLike[str] | None
+    address: str | None
+
+
+class JoinOptions(CommonOptions, total=False):
+    """Those of `join_existing`, whose first parameters say what to join."""
+
+    exit: bool
+
+
+class AllOptions(ProgramOptions, JoinOptions):
+    """All options; signatures at run time show their types."""
+
 
 P = ParamSpec("P")
+Result = TypeVar("Result")
+T1 = TypeVar("T1")
+T2 = TypeVar("T2")
+T3 = TypeVar("T3")
 R = TypeVar("R", covariant=True)
 A = TypeVar("A", contravariant=True)
 B = TypeVar("B", contravariant=True)
@@ -107,3 +173,98 @@ class Main3(_Main[R], Protocol[A, B, C, R]):
     def __call__(self, a: A, /, *, client: Client = ..., **kwargs: Any) -> R: ...
     @overload
     def __call__(self, *, client: Client = ..., **kwargs: Any) -> R: ...
+
+
+# -- Decorators. -----------------------------------------------------------------------
+
+
+class Decorator(Protocol):
+    """What options make of `mpi_dask_main`, with ``exit=True``."""
+
+    @overload
+    def __call__(self, function: First[P, Result], /) -> MainFirst[P, Result]: ...
+    @overload
+    def __call__(self, function: BehindMany[Result], /) -> Callable[..., Result]: ...
+    @overload
+    def __call__(self, function: Behind6[Result], /) -> Callable[..., Result]: ...
+    @overload
+    def __call__(self, function: Behind5[Result], /) -> Callable[..., Result]: ...
+    @overload
+    def __call__(self, function: Behind4[Result], /) -> Callable[..., Result]: ...
+    @overload
+    def __call__(self, function: Behind3[T1, T2, T3, Result], /) -> Main3[T1, T2, T3, Result]: ...
+    @overload
+    def __call__(self, function: Behind2[T1, T2, Result], /) -> Main2[T1, T2, Result]: ...
+    @overload
+    def __call__(self, function: Behind1[T1, Result], /) -> Main1[T1, Result]: ...
+    @overload
+    def __call__(self, function: Behind0[Result], /) -> Main0[Result]: ...
+    @overload
+    def __call__(self, function: Callable[P, Result], /) -> Callable[P, Result]: ...
+
+
+class DecoratorOnAllRanks(Protocol):
+    """The same with ``exit=False``: a call returns None on all ranks but the client's."""
+
+    @overload
+    def __call__(
+        self, function: First[P, Coroutine[Any, Any, Result]], /
+    ) -> MainFirst[P, Coroutine[Any, Any, Result | None]]: ...
+    @overload
+    def __call__(self, function: First[P, Result], /) -> MainFirst[P, Result | None]: ...
+    @overload
+    def __call__(
+        self, function: BehindMany[Coroutine[Any, Any, Result]], /
+    ) -> Callable[..., Coroutine[Any, Any, Result | None]]: ...
+    @overload
+    def __call__(self, function: BehindMany[Result], /) -> Callable[..., Result | None]: ...
+    @overload
+    def __call__(
+        self, function: Behind6[Coroutine[Any, Any, Result]], /
+    ) -> Callable[..., Coroutine[Any, Any, Result | None]]: ...
+    @overload
+    def __call__(self, function: Behind6[Result], /) -> Callable[..., Result | None]: ...
+    @overload
+    def __call__(
+        self, function: Behind5[Coroutine[Any, Any, Result]], /
+    ) -> Callable[..., Coroutine[Any, Any, Result | None]]: ...
+    @overload
+    def __call__(self, function: Behind5[Result], /) -> Callable[..., Result | None]: ...
+    @overload
+    def __call__(
+        self, function: Behind4[Coroutine[Any, Any, Result]], /
+    ) -> Callable[..., Coroutine[Any, Any, Result | None]]: ...
+    @overload
+    def __call__(self, function: Behind4[Result], /) -> Callable[..., Result | None]: ...
+    @overload
+    def __call__(
+        self, function: Behind3[T1, T2, T3, Coroutine[Any, Any, Result]], /
+    ) -> Main3[T1, T2, T3, Coroutine[Any, Any, Result | None]]: ...
+    @overload
+    def __call__(
+        self, function: Behind3[T1, T2, T3, Result], /
+    ) -> Main3[T1, T2, T3, Result | None]: ...
+    @overload
+    def __call__(
+        self, function: Behind2[T1, T2, Coroutine[Any, Any, Result]], /
+    ) -> Main2[T1, T2, Coroutine[Any, Any, Result | None]]: ...
+    @overload
+    def __call__(self, function: Behind2[T1, T2, Result], /) -> Main2[T1, T2, Result | None]: ...
+    @overload
+    def __call__(
+        self, function: Behind1[T1, Coroutine[Any, Any, Result]], /
+    ) -> Main1[T1, Coroutine[Any, Any, Result | None]]: ...
+    @overload
+    def __call__(self, function: Behind1[T1, Result], /) -> Main1[T1, Result | None]: ...
+    @overload
+    def __call__(
+        self, function: Behind0[Coroutine[Any, Any, Result]], /
+    ) -> Main0[Coroutine[Any, Any, Result | None]]: ...
+    @overload
+    def __call__(self, function: Behind0[Result], /) -> Main0[Result | None]: ...
+    @overload
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, Result]], /
+    ) -> Callable[P, Coroutine[Any, Any, Result | None]]: ...
+    @overload
+    def __call__(self, function: Callable[P, Result], /) -> Callable[P, Result | None]: ...

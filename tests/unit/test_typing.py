@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import importlib.util
 import inspect
 import json
 import re
@@ -16,8 +14,8 @@ import pytest
 
 import mpidask
 from mpidask._options import Options
+from mpidask._typing import AllOptions
 
-ROOT = Path(__file__).parents[2]
 PROJECT = Path(mpidask.__file__).parents[1]
 OPTIONS = set(Options.__dataclass_fields__)
 FRONT_ENDS = [mpidask.mpi_dask, mpidask.mpi_dask_main, mpidask.join_existing]
@@ -59,7 +57,7 @@ def jedi(tmp_path_factory):
 
 @pytest.mark.parametrize("call", ["mpi_dask(", "mpi_dask_main(", "join_existing("])
 def test_completion_offers_the_options(jedi, call):
-    script = jedi.Script(f"import mpidask\n\nmpidask.{call}", project=jedi.Project(PROJECT))
+    script = jedi.Interpreter(f"mpidask.{call}", [{"mpidask": mpidask}])  # as IPython does
     names = {completion.name for completion in script.complete()}
     assert {f"{name}=" for name in OPTIONS} <= names
     signatures = script.get_signatures()
@@ -72,21 +70,11 @@ def test_completion_of_a_client(jedi):
     assert "submit" in names
 
 
-# -- The stub. ---------------------------------------------------------------------------
+# -- Types and declaration agree. --------------------------------------------------------
 
 
-def test_the_stub_is_that_of_the_declaration():
-    """If this fails: python tools/stub.py && ruff format mpidask."""
-    spec = importlib.util.spec_from_file_location("stub", ROOT / "tools" / "stub.py")
-    stub = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(stub)
-    assert ast.dump(ast.parse(stub.text())) == ast.dump(ast.parse(stub.STUB.read_text()))
-
-
-def test_the_stub_has_all_public_names():
-    code = (ROOT / "mpidask" / "__init__.pyi").read_text()
-    for name in mpidask.__all__:
-        assert re.search(rf"(import \w+ as|^def|^)\s*{name}\b", code, re.MULTILINE), name
+def test_type_checkers_know_the_options_that_are_declared():
+    assert AllOptions.__annotations__.keys() == OPTIONS
 
 
 # -- Type checkers. ----------------------------------------------------------------------
