@@ -147,7 +147,7 @@ def dashboard(directory: Path) -> None:
 
 
 def opened(chrome: webdriver.Chrome, link: str) -> bool:
-    """Load a page again: the dashboard comes a little later than its link."""
+    """Load a page again: the first request makes the dashboard load."""
     chrome.get(link)
     return "Bokeh" in chrome.page_source
 

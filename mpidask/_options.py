@@ -332,6 +332,13 @@ class Options:
         "where the dashboard listens; if the port is in use, another is chosen",
         group=NETWORK,
     )
+    dashboard_token: bool = _declare(
+        True,
+        BOOLEAN,
+        "with security, put a secret of this job into the path of the dashboard, so that only "
+        "those find it who have its link",
+        group=NETWORK,
+    )
     nthreads: int | str = _declare(
         "auto",
         Kind(_either("auto", _integer(1)), "INT|auto", "int or 'auto'"),

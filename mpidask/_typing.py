@@ -43,6 +43,7 @@ class CommonOptions(TypedDict, total=False):
     scheduler_options: Mapping[str, Any]
     dashboard: bool
     dashboard_address: str | int
+    dashboard_token: bool
     nthreads: int | Literal["auto"]
     memory_limit: float | str | None
     local_directory: str | os.PathLike[str] | None

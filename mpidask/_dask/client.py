@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mpidask._dask import performance_report
+from mpidask._dask import dashboard, performance_report
 from mpidask._dask.cluster import Cluster
 from mpidask._dask.log_level import at_log_level
 from mpidask._dask.performance_report import code_of_the_program
@@ -68,7 +68,7 @@ def found_by_clients(cluster: Cluster, *, direct: bool = False) -> Iterator[None
         log.addFilter(_is_news)
     _credentials[cluster.address] = cluster.security
     try:
-        with dask.config.set(config):
+        with dask.config.set(config), dashboard.linked_below(cluster.http_prefix or ""):
             yield
     finally:
         del _credentials[cluster.address]

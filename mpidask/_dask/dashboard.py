@@ -1,28 +1,22 @@
-"""The scheduler's dashboard: how to get to it, and loading it late."""
+"""The scheduler's dashboard: how to get to it."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import importlib
 import importlib.util
 import ipaddress
 import os
+import secrets
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from mpidask._dask.daemon_thread import in_daemon_thread
 from mpidask._placement.network import LOOPBACK
 
 if TYPE_CHECKING:
     from distributed import Scheduler
 
     from mpidask._options import Options
-
-#: How long the user's function has the scheduler for itself before the dashboard,
-#: whose import takes more than a second of CPU, is loaded.
-DELAY = 1.0
 
 #: The variables in which Slurm, PBS, LSF and Grid Engine name the host a job was
 #: submitted from: the one its user can reach by ssh.
@@ -40,14 +34,62 @@ def installed() -> bool:
     return importlib.util.find_spec("bokeh") is not None
 
 
-def open_to(scheduler: Scheduler) -> str:
-    """Say who can look at a dashboard."""
+def choose_prefix(options: Options) -> str:
+    """Choose what the paths of all web pages begin with; it has no slash at its end."""
+    if _is_secret(options):
+        return "/" + secrets.token_urlsafe(16)
+    path = str(options.scheduler_options.get("http_prefix") or "").strip("/")
+    return f"/{path}" if path else ""
+
+
+def _is_secret(options: Options) -> bool:
+    """Tell whether only those find the pages who were given their link.
+
+    A scheduler that lets everybody in can be asked for all that its pages show.
+    """
+    given = "http_prefix" in options.scheduler_options
+    return options.security is not False and options.dashboard_token and not given
+
+
+def open_to(options: Options, scheduler: Scheduler) -> str | None:
+    """Say who can look at a dashboard, unless that takes its link."""
+    if _is_secret(options):
+        return None
     bound = ipaddress.ip_address(scheduler.services["dashboard"].address)
     return "everyone on its node" if bound.is_loopback else "everyone who can reach it"
 
 
-def ways_in(scheduler: Scheduler) -> tuple[str | None, str | None]:
-    """Give the link of a dashboard and, in a batch job, the ssh command that leads to it."""
+@contextlib.contextmanager
+def linked_below(prefix: str) -> Iterator[None]:
+    """Let distributed write links to a dashboard whose pages are below a path.
+
+    `Client.dashboard_link` knows the port, and the template in Dask's configuration.
+    """
+    import dask
+
+    name = "distributed.dashboard.link"
+    with dask.config.set({name: _template_below(prefix, dask.config.get(name))}):
+        yield
+
+
+def _template_below(prefix: str, template: str) -> str:
+    """Add a path to a template of links, which may be the user's, for a proxy say.
+
+    Examples
+    --------
+    >>> _template_below("/abc", "{scheme}://{host}:{port}/status")
+    '{scheme}://{host}:{port}/abc/status'
+    """
+    if not prefix or prefix in template:
+        return template
+    return template.replace("{port}", "{port}" + prefix, 1)
+
+
+def ways_in(scheduler: Scheduler, prefix: str) -> tuple[str | None, str | None]:
+    """Give the link of a dashboard and, in a batch job, the ssh command that leads to it.
+
+    The link is another one there: the command is followed by it.
+    """
     from distributed.comm.addressing import get_address_host
     from distributed.utils import format_dashboard_link
 
@@ -58,12 +100,15 @@ def ways_in(scheduler: Scheduler) -> tuple[str | None, str | None]:
         host = get_address_host(scheduler.address)
         host = socket.gethostname() if host == LOOPBACK else host
     try:
-        link = format_dashboard_link(host, server.port)
+        with linked_below(prefix):
+            link = format_dashboard_link(host, server.port)
     except KeyError:  # the user's template names an unset variable
         return None, None
     if f"//{host}:" not in link:  # the user's template has a way of its own
         return link, None
-    return link, ssh_tunnel(host, server.port, os.environ)
+    tunnel = ssh_tunnel(host, server.port, os.environ)
+    outside = link.replace(f"//{host}:", "//localhost:", 1)
+    return link, tunnel and f"{tunnel}, then {outside}"
 
 
 def ssh_tunnel(host: str, port: int, environ: Mapping[str, str]) -> str | None:
@@ -87,29 +132,3 @@ def ssh_tunnel(host: str, port: int, environ: Mapping[str, str]) -> str | None:
     if host == LOOPBACK:  # only this node itself can reach it
         way = f"-J {way} {user}{socket.gethostname()}"
     return f"ssh -N -L {port}:{host}:{port} {way}"
-
-
-async def load(options: Options, scheduler: Scheduler) -> None:
-    """Add the dashboard to a scheduler that runs.
-
-    Bokeh is imported in a thread that nobody waits for, so neither the first results
-    nor the end of a short job are later for it.
-    """
-    if not options.dashboard or not installed():
-        return
-    await asyncio.sleep(DELAY)
-    with contextlib.suppress(ImportError):
-        importing = in_daemon_thread(importlib.import_module, "distributed.dashboard.scheduler")
-        await asyncio.wrap_future(importing)
-    _connect(scheduler, options.scheduler_options.get("http_prefix", "/"))
-
-
-def _connect(scheduler: Scheduler, prefix: str) -> None:
-    # What Scheduler.__init__ does for dashboard=True; distributed has no public way to
-    # do it later.
-    with contextlib.suppress(ImportError):  # a bokeh too old for distributed
-        import distributed.dashboard.scheduler as dashboard
-
-        dashboard.connect(
-            scheduler.http_application, scheduler.http_server, scheduler, prefix=prefix
-        )

@@ -53,6 +53,11 @@ _TOLD_ELSEWHERE = (
     "Listener on %r: TLS handshake failed",
     "Worker process died unexpectedly",
 )
+#: What the scheduler logs as warnings whenever data is shuffled, and all is well.
+_ROUTINE = (
+    "Shuffle %s initialized by task",
+    "Shuffle %s deactivated due to stimulus",
+)
 #: What the scheduler says of `Client.restart`, and what is false here: ranks do restart them.
 _NOT_SO = re.compile("Workers .* do not use a nanny and will be terminated without restarting")
 
@@ -65,4 +70,4 @@ def _without_traceback(record: logging.LogRecord) -> bool:
         return True
     record.exc_info = record.exc_text = None
     message = str(record.msg)
-    return not message.startswith(_TOLD_ELSEWHERE) and not _NOT_SO.match(message)
+    return not message.startswith(_TOLD_ELSEWHERE + _ROUTINE) and not _NOT_SO.match(message)

@@ -27,8 +27,10 @@ def make_security(option: Any) -> Any:
     return Security.temporary() if option is True else option or None
 
 
-async def start_scheduler(options: Options, host: str | None, security: Any) -> Scheduler:
-    """Start the scheduler, its dashboard left for later (see `dashboard.load`)."""
+async def start_scheduler(
+    options: Options, host: str | None, security: Any, http_prefix: str
+) -> Scheduler:
+    """Start the scheduler, its dashboard left for later (see `late_dashboard`)."""
     from distributed import Scheduler
 
     arguments = {
@@ -37,17 +39,35 @@ async def start_scheduler(options: Options, host: str | None, security: Any) -> 
         "protocol": options.protocol,
         "port": options.scheduler_port,
         "security": security,
-        # Without bokeh, distributed serves a page instead that says what to install.
-        "dashboard": options.dashboard and not dashboard.installed(),
         "dashboard_address": options.dashboard_address if options.dashboard else f"{LOOPBACK}:0",
+        **page_arguments(options, http_prefix),
+        **options.scheduler_options,
     }
     with warnings.catch_warnings():
         # A taken port of the dashboard: the one line of output names the port in use.
         warnings.filterwarnings("ignore", message=r"\s*Port \d+ is already in use")
         # No network but loopback: that line names the address in use, too.
         warnings.filterwarnings("ignore", message="Couldn't detect a suitable IP address")
-        scheduler: Scheduler = await Scheduler(**{**arguments, **options.scheduler_options})
+        scheduler = Scheduler(**arguments)
+        arrange_pages(options, scheduler, http_prefix)
+        await scheduler
     return scheduler
+
+
+def page_arguments(options: Options, http_prefix: str) -> dict[str, Any]:
+    """Give the arguments of `distributed.Scheduler` for its web pages."""
+    # Without bokeh, distributed serves a page instead that says what to install.
+    distributed_does = options.dashboard and not dashboard.installed()
+    return {"dashboard": distributed_does, "http_prefix": http_prefix or "/"}
+
+
+def arrange_pages(options: Options, scheduler: Scheduler, http_prefix: str) -> None:
+    """Keep a scheduler's pages below a path, and let those of the dashboard load late."""
+    from mpidask._dask import late_dashboard, web_pages
+
+    web_pages.serve_nothing_else(scheduler.http_application, http_prefix)
+    if options.dashboard and dashboard.installed() and "dashboard" not in options.scheduler_options:
+        late_dashboard.install(scheduler, http_prefix)
 
 
 def call_before_close(scheduler: Scheduler, callback: Callable[[], object]) -> None:
@@ -94,15 +114,17 @@ async def start_monitor(
     return Monitor(options, scheduler, places)
 
 
-def describe_cluster(options: Options, scheduler: Scheduler, security: Any) -> Cluster:
+def describe_cluster(
+    options: Options, scheduler: Scheduler, security: Any, http_prefix: str
+) -> Cluster:
     """Say how to reach a scheduler that runs."""
-    cluster = Cluster(scheduler.address, security)
+    cluster = Cluster(scheduler.address, security, http_prefix=http_prefix)
     if options.dashboard and "dashboard" in scheduler.services:
-        link, tunnel = dashboard.ways_in(scheduler)
+        link, tunnel = dashboard.ways_in(scheduler, http_prefix)
         cluster = dataclasses.replace(
             cluster,
             dashboard=link,
-            dashboard_open_to=dashboard.open_to(scheduler),
+            dashboard_open_to=dashboard.open_to(options, scheduler),
             tunnel=tunnel,
         )
     return cluster

@@ -97,6 +97,8 @@ def write(path: str, identity: Mapping[str, Any], cluster: Cluster) -> None:
     credentials = {name: getattr(cluster.security, name, None) for name in _CREDENTIALS}
     if any(credentials.values()):
         content["security"] = credentials
+    if cluster.dashboard is not None:
+        content["dashboard_link"] = cluster.dashboard  # for people: it may have a secret
     try:
         with draft(path, check_replaceable) as name, open(name, "x", opener=_for_the_owner) as file:
             json.dump(content, file, indent=2)

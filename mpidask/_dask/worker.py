@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from mpidask._dask import dashboard
@@ -28,6 +29,7 @@ def make_worker(
     options: Options, settings: WorkerSettings, cluster: Cluster, attempt: int
 ) -> Worker | Nanny:
     """Make a worker, or the nanny of one, not started yet."""
+    from mpidask._dask import web_pages
     from mpidask._dask.nanny import QuietNanny
 
     memory = options.memory_limit
@@ -50,8 +52,20 @@ def make_worker(
     if issubclass(base, QuietNanny):
         arguments["log_level"] = options.log_level
     cls = rank_worker(base, options.shutdown_timeout)
-    worker: Worker | Nanny = cls(cluster.address, **{**arguments, **options.worker_options})
+    arguments |= options.worker_options
+    arguments |= web_pages.arguments_of_worker(_http_prefix(options, cluster), arguments)
+    worker: Worker | Nanny = cls(cluster.address, **arguments)
     return worker
+
+
+def _http_prefix(options: Options, cluster: Cluster) -> str:
+    """Give what the paths of a worker's web pages begin with: the same as the scheduler's.
+
+    If that is not known, a secret that nobody is told closes them.
+    """
+    if cluster.http_prefix is not None:
+        return cluster.http_prefix
+    return dashboard.choose_prefix(dataclasses.replace(options, security=cluster.security or False))
 
 
 def _is_inside(cluster: Cluster) -> bool:

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 from mpidask._dask import dashboard, scheduler_file
 from mpidask._dask.cluster import Cluster
 from mpidask._dask.log_level import at_log_level
-from mpidask._dask.scheduler import make_security, start_monitor
+from mpidask._dask.scheduler import (
+    arrange_pages,
+    make_security,
+    page_arguments,
+    start_monitor,
+)
 from mpidask._dask.worker import worker_class
 from mpidask._gang import jobs
 from mpidask._lifecycle import single_use
@@ -21,7 +26,7 @@ from mpidask._log import logger
 from mpidask._options import Options
 
 if TYPE_CHECKING:
-    from distributed import LocalCluster
+    from distributed import LocalCluster, Scheduler
 
     from mpidask._dask.monitor import Monitor
 
@@ -38,18 +43,19 @@ def local_cluster(options: Options, interrupt: Interrupt) -> Iterator[Cluster]:
         if options.scheduler_file is not None:
             scheduler_file.check_replaceable(options.scheduler_file)
         shield_worker_processes()
-        with at_log_level(options.log_level), _started(options) as cluster:
-            link = cluster.dashboard_link if options.dashboard else None
+        security = make_security(options.security)
+        prefix = dashboard.choose_prefix(options)
+        arguments = _arguments(options, security, prefix)
+        with at_log_level(options.log_level), _started(arguments) as cluster:
             assert cluster.scheduler is not None
+            cluster.sync(_arrange_pages, options, cluster.scheduler, prefix)
+            found = _describe(options, cluster, prefix)
             logger.info(
                 "no MPI job, %d workers on this machine, scheduler %s%s",
                 len(cluster.workers),
-                cluster.scheduler_address,
-                f", dashboard {link}, open to {dashboard.open_to(cluster.scheduler)}"
-                if link
-                else "",
+                found.address,
+                _dashboard_words(found),
             )
-            found = Cluster(cluster.scheduler_address, cluster.security, link)
             jobs.remember(found.address, jobs.ALONE)
             with (
                 scheduler_file.written(options.scheduler_file, cluster.scheduler, found),
@@ -61,14 +67,14 @@ def local_cluster(options: Options, interrupt: Interrupt) -> Iterator[Cluster]:
 
 
 @contextlib.contextmanager
-def _started(options: Options) -> Iterator[LocalCluster]:
+def _started(arguments: dict[str, Any]) -> Iterator[LocalCluster]:
     import dask
     from distributed import LocalCluster
     from distributed.core import Status
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\s*Port \d+ is already in use")
-        cluster = LocalCluster(**_arguments(options))
+        cluster = LocalCluster(**arguments)
     try:
         yield cluster
     finally:
@@ -78,6 +84,30 @@ def _started(options: Options) -> Iterator[LocalCluster]:
                 stack.enter_context(dask.config.set({"distributed.comm.timeouts.connect": "1 s"}))
                 stack.enter_context(at_log_level(logging.CRITICAL))
             cluster.close()
+
+
+async def _arrange_pages(options: Options, scheduler: Scheduler, prefix: str) -> None:
+    arrange_pages(options, scheduler, prefix)
+
+
+def _describe(options: Options, cluster: LocalCluster, prefix: str) -> Cluster:
+    with dashboard.linked_below(prefix):
+        link = cluster.dashboard_link if options.dashboard else None
+    assert cluster.scheduler is not None
+    return Cluster(
+        cluster.scheduler_address,
+        cluster.security,
+        link,
+        dashboard_open_to=dashboard.open_to(options, cluster.scheduler),
+        http_prefix=prefix,
+    )
+
+
+def _dashboard_words(cluster: Cluster) -> str:
+    if cluster.dashboard is None:
+        return ""
+    audience = f", open to {cluster.dashboard_open_to}" if cluster.dashboard_open_to else ""
+    return f", dashboard {cluster.dashboard}{audience}"
 
 
 @contextlib.contextmanager
@@ -99,11 +129,12 @@ def _monitored(options: Options, cluster: LocalCluster) -> Iterator[None]:
             cluster.sync(monitor.finish, status)
 
 
-def _arguments(options: Options) -> dict[str, Any]:
+def _arguments(options: Options, security: Any, prefix: str) -> dict[str, Any]:
     """Translate the options into those of `LocalCluster`."""
     from distributed import Nanny, Worker
 
     from mpidask._dask.nanny import QuietNanny, with_child
+    from mpidask._dask.web_pages import arguments_of_worker
 
     # A process for each worker is what LocalCluster is for; a class of one's own may differ.
     cls = worker_class(options)
@@ -126,8 +157,9 @@ def _arguments(options: Options) -> dict[str, Any]:
         "silence_logs": options.log_level,
         "dashboard_address": options.dashboard_address if options.dashboard else None,
         "memory_limit": options.memory_limit,
-        "security": make_security(options.security),
-        "scheduler_kwargs": dict(options.scheduler_options),
+        "security": security,
+        "scheduler_kwargs": {**page_arguments(options, prefix), **options.scheduler_options},
         **{name: value for name, value in given.items() if value is not None},
         **worker_options,
+        **arguments_of_worker(prefix, worker_options),
     }

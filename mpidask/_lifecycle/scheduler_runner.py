@@ -54,12 +54,13 @@ class SchedulerRunner:
         if path is not None:
             await scheduler_file.in_time(scheduler_file.check_replaceable, path)
         security = make_security(self._options.security)
-        scheduler = await start_scheduler(self._options, self._order.host, security)
+        prefix = dashboard.choose_prefix(self._options)
+        scheduler = await start_scheduler(self._options, self._order.host, security, prefix)
         self._scheduler = scheduler
         call_before_close(scheduler, before_close)
         self._monitor = await start_monitor(self._options, scheduler, self._order.places)
         on_start(scheduler)
-        cluster = describe_cluster(self._options, scheduler, security)
+        cluster = describe_cluster(self._options, scheduler, security, prefix)
         async with scheduler_file.written_in_time(path, scheduler, cluster):
             self._report(cluster)
             await scheduler.finished()
@@ -73,7 +74,6 @@ class SchedulerRunner:
     def later_duties(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         """Yield, by name, what is to run from when the user's function runs."""
         if self._scheduler is not None:
-            yield "dashboard", dashboard.load(self._options, self._scheduler)
             yield "memory watch", report_all_paused(self._scheduler)
 
     async def stop(self, status: int) -> None:

@@ -146,7 +146,8 @@ class Startup:
         if self.cluster.dashboard:
             tunnel = f" (from outside: {self.cluster.tunnel})" if self.cluster.tunnel else ""
             parts.append(f"dashboard {self.cluster.dashboard}{tunnel}")
-            parts.append(f"open to {self.cluster.dashboard_open_to}")
+            if self.cluster.dashboard_open_to:
+                parts.append(f"open to {self.cluster.dashboard_open_to}")
         return ", ".join(parts)
 
 

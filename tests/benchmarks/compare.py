@@ -69,7 +69,7 @@ MEASURES = {
     "memory per rank": "MiB",
 }
 
-#: Seconds from the first result to when a cluster is idle: its dashboard is loaded.
+#: Seconds from the first result to when a cluster is idle.
 SETTLE = 5
 #: Seconds for which an idle cluster is watched.
 WATCH = 30

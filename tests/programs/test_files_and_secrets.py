@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 
@@ -228,7 +229,7 @@ def test_no_private_key_is_dumped_logged_or_shown(run, tmp_path, nanny):
             told = [config(), client.run(config), client.run_on_scheduler(config)]
             told += [client.get_worker_logs(), client.get_scheduler_logs()]
             told += [client.get_versions(), client.scheduler_info(-1)]
-            link = client.dashboard_link.replace("status", "info/main/")
+            link = client.dashboard_link.removesuffix("status") + "info/main/"
             told += [page(link + "workers.html"), page(link + "logs.html")]
             print(sum(KEY in str(one) for one in told))
 
@@ -241,3 +242,6 @@ def test_no_private_key_is_dumped_logged_or_shown(run, tmp_path, nanny):
     for text in result.stderr, *(path.read_text() for path in shown):
         assert len(text) > 1000
         assert "PRIVATE KEY" not in text
+    secret = re.search(r"dashboard http://[^/]+/([\w-]{22})/status", result.stderr)[1]
+    assert result.stderr.count(secret) == 1
+    assert secret not in (tmp_path / "report").read_text()

@@ -703,45 +703,60 @@ def test_batch_job_shows_the_way_to_its_dashboard(run):
     batch = {"SLURM_SUBMIT_HOST": "login1", "USER": "ana"}
     result = run(HELLO, ranks=4, env=batch)
     assert (result.status, result.stdout) == (0, "sum 45\ngot value\n"), result.stderr
-    way = r", dashboard http://(\S+):(\d+)/status \(from outside: ssh -N -L \2:\1:\2 ana@login1\), "
-    assert re.search(way + "open to everyone who can reach it$", one_line(result))
+    link = r", dashboard http://(\S+):(\d+)/([\w-]{22})/status "
+    way = r"\(from outside: ssh -N -L \2:\1:\2 ana@login1, then http://localhost:\2/\3/status\)$"
+    assert re.search(link + way, one_line(result))
 
 
 @pytest.mark.parametrize("ranks", [3, None])
-def test_a_dashboard_for_its_node_alone(run, ranks):
-    batch = {"PBS_O_HOST": "login1", "USER": "ana"}
-    private = {"DASK_MPIDASK__DASHBOARD_ADDRESS": "127.0.0.1:0"}
-    result = run(HELLO, ranks=ranks, env=batch | private)
+def test_a_dashboard_for_its_node_alone_without_a_secret(run, ranks):
+    plain = {
+        "DASK_MPIDASK__DASHBOARD_ADDRESS": "127.0.0.1:0",
+        "DASK_MPIDASK__DASHBOARD_TOKEN": "false",
+    }
+    result = run(HELLO, ranks=ranks, env=plain | {"PBS_O_HOST": "login1", "USER": "ana"})
     assert (result.status, result.stdout) == (0, "sum 45\ngot value\n"), result.stderr
     line = one_line(result)
     assert line.endswith(", open to everyone on its node")
+    assert re.search(r", dashboard http://127.0.0.1:\d+/status", line)
     if ranks:
         assert re.search(r"ssh -N -L (\d+):127.0.0.1:\1 -J ana@login1 ana@", line)
 
 
-def test_the_dashboard_is_there_soon(run):
+@pytest.mark.parametrize("ranks", [4, None])
+def test_the_dashboard_is_loaded_when_it_is_asked_for(run, ranks):
+    """Also: its link has a secret, which the scheduler file has, and which no other page tells."""
     pytest.importorskip("bokeh")
     result = run(
         """
-        import time
+        import json, sys
         from urllib.error import HTTPError
         from urllib.request import urlopen
-        from mpidask import mpi_dask_main
+        from mpidask import mpi_dask
 
-        @mpi_dask_main
-        def main(client):
-            deadline = time.monotonic() + 60
-            while True:
-                try:
-                    page = urlopen(client.dashboard_link).read().decode()
-                    break
-                except HTTPError:
-                    assert time.monotonic() < deadline
-                    time.sleep(0.1)
-            print("Dask" in page, "bokeh" in page.lower())
+        def loaded():
+            return "bokeh" in sys.modules
 
-        main()
-        """
+        def status(url):
+            try:
+                return urlopen(url, timeout=60).status
+            except HTTPError as error:
+                return error.code
+
+        with mpi_dask(scheduler_file="file", dashboard_address=":0") as client:
+            client.submit(sum, [1, 2]).result()
+            there = [loaded(), client.run_on_scheduler(loaded), *client.run(loaded).values()]
+            print(any(there), len(there) > 2)
+            link = client.dashboard_link
+            print(link == json.load(open("file"))["dashboard_link"])
+            root, secret, page = link.rsplit("/", 2)
+            others = ("", page, "sitemap.json")
+            print(len(secret), page, [status(f"{root}/{path}") for path in others])
+            text = urlopen(link, timeout=60).read().decode()
+            print("Dask" in text, "bokeh" in text.lower(), client.run_on_scheduler(loaded))
+        """,
+        ranks=ranks,
     )
-    assert (result.status, result.stdout) == (0, "True True\n"), result.stderr
+    expected = "False True\nTrue\n22 status [404, 404, 404]\nTrue True True\n"
+    assert (result.status, result.stdout) == (0, expected), result.stderr
     one_line(result)

@@ -1,16 +1,17 @@
-"""The dashboard: the ways to it, and that it is loaded late."""
+"""The dashboard: the ways to it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
+import re
 import socket
 
 import dask
 import pytest
 
 from mpidask._dask import dashboard
+from mpidask._dask.client import found_by_clients
 from mpidask._dask.scheduler import describe_cluster, start_scheduler
 from mpidask._options import Options
 
@@ -22,8 +23,8 @@ def options(**given):
 
 
 @contextlib.asynccontextmanager
-async def scheduler(given):
-    server = await start_scheduler(given, "127.0.0.1", None)
+async def scheduler(given, prefix=""):
+    server = await start_scheduler(given, "127.0.0.1", None, prefix)
     try:
         yield server
     finally:
@@ -32,9 +33,10 @@ async def scheduler(given):
 
 def cluster_of(**given):
     async def describe():
-        async with scheduler(options(**given)) as server:
+        prefix = dashboard.choose_prefix(options(**given))
+        async with scheduler(options(**given), prefix) as server:
             port = server.services["dashboard"].port
-            return describe_cluster(options(**given), server, None), port
+            return describe_cluster(options(**given), server, None, prefix), port
 
     return asyncio.run(describe())
 
@@ -64,6 +66,38 @@ def test_link_names_a_host_the_dashboard_listens_on(address, host):
     assert cluster.tunnel is None
 
 
+def client_link(cluster, port):
+    from distributed.utils import format_dashboard_link
+
+    with found_by_clients(cluster):
+        return format_dashboard_link("host", port)
+
+
+def test_secured_clusters_have_a_secret_in_the_link():
+    one, port = cluster_of(security=True)
+    other, _ = cluster_of(security=True)
+    assert re.fullmatch("/[A-Za-z0-9_-]{22}", one.http_prefix)
+    assert one.http_prefix != other.http_prefix
+    assert one.dashboard == f"http://127.0.0.1:{port}{one.http_prefix}/status"
+    assert client_link(one, port) == f"http://host:{port}{one.http_prefix}/status"
+    assert one.dashboard_open_to is None
+
+
+@pytest.mark.parametrize("given", [{"security": True, "dashboard_token": False}, {}])
+def test_link_without_a_secret(given):
+    cluster, port = cluster_of(**given)
+    assert cluster.dashboard == f"http://127.0.0.1:{port}/status"
+    assert client_link(cluster, port) == f"http://host:{port}/status"
+    assert cluster.dashboard_open_to == "everyone on its node"
+
+
+def test_path_of_ones_own():
+    given = {"security": True, "scheduler_options": {"http_prefix": "my/dask/"}}
+    cluster, port = cluster_of(**given)
+    assert cluster.dashboard == f"http://127.0.0.1:{port}/my/dask/status"
+    assert cluster.dashboard_open_to == "everyone on its node"
+
+
 def test_no_dashboard_no_link(monkeypatch):
     monkeypatch.setenv("SLURM_SUBMIT_HOST", "login1")
     cluster, _ = cluster_of(dashboard=False)
@@ -77,6 +111,11 @@ def test_link_of_ones_own(monkeypatch):
         cluster, port = cluster_of()
     assert cluster.dashboard == f"https://hub/ana/proxy/{port}/status"
     assert cluster.tunnel is None
+    with dask.config.set({"distributed.dashboard.link": "https://hub/{USER}/proxy/{port}/status"}):
+        cluster, port = cluster_of(security=True)
+        path = f"/proxy/{port}{cluster.http_prefix}/status"
+        assert cluster.dashboard == f"https://hub/ana{path}"
+        assert client_link(cluster, port) == f"https://hub/ana{path}"
     with dask.config.set({"distributed.dashboard.link": "https://hub/{NO_SUCH_VARIABLE}"}):
         cluster, _ = cluster_of()
     assert (cluster.dashboard, cluster.tunnel) == (None, None)
@@ -102,13 +141,21 @@ def test_who_can_look_at_it(address, audience):
 def test_tunnel_of_a_batch_job(monkeypatch):
     monkeypatch.setenv("SLURM_SUBMIT_HOST", "login1")
     cluster, port = cluster_of(dashboard_address=":0")
-    assert cluster.tunnel == f"ssh -N -L {port}:{HERE}:{port} ana@login1"
+    outside = f"http://localhost:{port}/status"
+    assert cluster.tunnel == f"ssh -N -L {port}:{HERE}:{port} ana@login1, then {outside}"
+
+
+def test_tunnel_of_a_secured_cluster(monkeypatch):
+    monkeypatch.setenv("SLURM_SUBMIT_HOST", "login1")
+    cluster, port = cluster_of(dashboard_address=":0", security=True)
+    assert cluster.tunnel.endswith(f", then http://localhost:{port}{cluster.http_prefix}/status")
 
 
 def test_tunnel_to_loopback_ends_on_the_node_itself(monkeypatch):
     monkeypatch.setenv("SLURM_SUBMIT_HOST", "login1")
     cluster, port = cluster_of(dashboard_address="127.0.0.1:0")
-    assert cluster.tunnel == f"ssh -N -L {port}:127.0.0.1:{port} -J ana@login1 ana@{HERE}"
+    tunnel, _, _ = cluster.tunnel.partition(", then ")
+    assert tunnel == f"ssh -N -L {port}:127.0.0.1:{port} -J ana@login1 ana@{HERE}"
 
 
 @pytest.mark.parametrize("name", dashboard._SUBMIT_HOST_VARIABLES)
@@ -119,33 +166,3 @@ def test_batch_systems_name_the_host_of_submission(name):
 
 def test_no_tunnel_outside_of_a_batch_job():
     assert dashboard.ssh_tunnel("10.0.0.7", 8787, {"USER": "ana"}) is None
-
-
-# -- Loading it late. ----------------------------------------------------------------
-
-
-def test_dashboard_can_be_connected_later():
-    pytest.importorskip("bokeh")
-    from distributed.dashboard.scheduler import connect
-
-    parameters = inspect.signature(connect).parameters
-    assert list(parameters) == ["application", "http_server", "scheduler", "prefix"]
-
-
-def test_dashboard_loaded_later_serves_pages(monkeypatch):
-    pytest.importorskip("bokeh")
-    from tornado.httpclient import AsyncHTTPClient
-
-    monkeypatch.setattr(dashboard, "DELAY", 0)
-
-    async def status(url):
-        return (await AsyncHTTPClient().fetch(url, raise_error=False)).code
-
-    async def load():
-        async with scheduler(options()) as server:
-            url = describe_cluster(options(), server, None).dashboard
-            before = await status(url)
-            await dashboard.load(options(), server)
-            return before, await status(url)
-
-    assert asyncio.run(asyncio.wait_for(load(), 30)) == (404, 200)

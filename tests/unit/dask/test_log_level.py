@@ -7,6 +7,7 @@ import inspect
 import logging
 import re
 
+import dask
 import pytest
 
 from mpidask._dask.log_level import at_log_level
@@ -92,6 +93,45 @@ def test_restarted_workers_are_not_said_to_be_lost(worker_log):
         log.warning(message)
         log.warning("Workers ['tls://127.0.0.1:1'] are tired")
     assert [r.getMessage() for r in worker_log] == ["Workers ['tls://127.0.0.1:1'] are tired"]
+
+
+def shuffle():
+    """Rechunk an array by P2P, with workers that stay."""
+    from distributed import Client, Scheduler, Worker
+
+    da = pytest.importorskip("dask.array")
+
+    async def test():
+        async with (
+            Scheduler(host="127.0.0.1", port=0, dashboard_address="127.0.0.1:0") as scheduler,
+            Worker(scheduler.address, dashboard_address="127.0.0.1:0"),
+            Client(scheduler.address, asynchronous=True) as client,
+        ):
+            with dask.config.set({"array.rechunk.method": "p2p"}):
+                array = da.ones((8, 8), chunks=(1, 8)).rechunk((8, 1))
+            assert await client.compute(array.sum()) == 64
+            shuffles = scheduler.plugins["shuffle"]
+            while shuffles.active_shuffles:
+                await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(test(), 30))
+
+
+@pytest.mark.parametrize(("level", "count"), [(logging.WARNING, 0), (logging.INFO, 2)])
+def test_a_shuffle_is_routine(worker_log, level, count):
+    """Also: both levels show that distributed still says it in these words."""
+    with at_log_level(level):
+        shuffle()
+    said = [r.getMessage() for r in worker_log if r.levelno > logging.INFO]
+    assert len(said) == count, said
+    assert all(text.startswith("Shuffle ") for text in said)
+
+
+def test_a_shuffle_that_starts_again_is_news(worker_log):
+    with at_log_level(logging.WARNING):
+        log = logging.getLogger("distributed.shuffle._scheduler_plugin")
+        log.warning("Shuffle %s restarted due to stimulus '%s", 1, "worker-lost")
+    assert len(worker_log) == 1
 
 
 def test_failed_tasks_are_logged_for_those_who_want_to_know(worker_log):

@@ -34,11 +34,11 @@ def run(test):
 @contextlib.asynccontextmanager
 async def started(given):
     """Run a scheduler; gives it, and a function that starts a worker of it."""
-    scheduler = await schedulers.start_scheduler(given, "127.0.0.1", None)
+    scheduler = await schedulers.start_scheduler(given, "127.0.0.1", None, "")
     made = []
 
     async def start_worker(name="w", attempt=0, nthreads=1):
-        cluster = schedulers.describe_cluster(given, scheduler, None)
+        cluster = schedulers.describe_cluster(given, scheduler, None, "")
         settings = WorkerSettings(name, nthreads, ranks_on_node=2)
         worker = workers.make_worker(given, settings, cluster, attempt)
         made.append(worker)
@@ -221,7 +221,7 @@ def test_scheduler_options_come_last():
     async def test():
         given = options(scheduler_options={"idle_timeout": "1h"}, scheduler_port=0)
         async with started(given) as (scheduler, _):
-            return scheduler.idle_timeout, schedulers.describe_cluster(given, scheduler, None)
+            return scheduler.idle_timeout, schedulers.describe_cluster(given, scheduler, None, "")
 
     idle_timeout, cluster = run(test)
     assert idle_timeout == 3600
@@ -241,7 +241,7 @@ def test_taken_port_of_the_dashboard_is_no_matter():
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 async with started(given) as (scheduler, _):
-                    link = schedulers.describe_cluster(given, scheduler, None).dashboard
+                    link = schedulers.describe_cluster(given, scheduler, None, "").dashboard
             return port, link, [str(w.message) for w in caught if "already in use" in str(w)]
 
     port, link, caught = run(test)

@@ -241,6 +241,13 @@ def test_summary():
     )
 
 
+def test_summary_with_a_secret_link():
+    startup = starting(8)
+    link = "http://10.0.0.1:8787/secret/status"
+    up(startup, Cluster("tls://10.0.0.1:4000", object(), link, dashboard_open_to=None))
+    assert startup.summary().endswith(f", dashboard {link}")
+
+
 def test_summary_has_the_tunnel_to_the_dashboard():
     startup = starting(8)
     link, tunnel = "http://10.0.0.1:8787/status", "ssh -N -L 8787:10.0.0.1:8787 ana@login1"
