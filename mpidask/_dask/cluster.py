@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,3 +34,32 @@ class Cluster:
     tunnel: str | None = None
     dashboard_open_to: str | None = "everyone who can reach it"
     http_prefix: str | None = None
+
+    async def connect(self, role: str, timeout: float | None = None) -> Any:
+        """Connect to the scheduler, with the credentials of a role.
+
+        Parameters
+        ----------
+        role : str
+            One of `distributed.Security`, such as ``"client"``.
+        timeout : float, optional
+            Seconds; default: as in Dask's configuration. That of `distributed.comm.connect` ends
+            when a connection stands, though the other end may never say a word.
+
+        Raises
+        ------
+        asyncio.TimeoutError
+            If the other end says nothing.
+        OSError, TypeError, ValueError, RuntimeError
+            As `distributed.comm.connect` does.
+        """
+        import dask
+        from dask.utils import parse_timedelta
+        from distributed import Security
+        from distributed.comm.core import connect
+
+        if timeout is None:
+            timeout = parse_timedelta(dask.config.get("distributed.comm.timeouts.connect"))
+        arguments = (self.security or Security()).get_connection_args(role)
+        connecting = connect(self.address, timeout=timeout, **arguments)
+        return await asyncio.wait_for(connecting, timeout + 1)  # its own error comes first

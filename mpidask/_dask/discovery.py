@@ -60,14 +60,8 @@ async def find_cluster(options: Options, timeout: float) -> Cluster:
 
 async def _knock(cluster: Cluster, timeout: float) -> None:
     """Connect, and let nothing but a wrong address or wrong credentials be final."""
-    from distributed import Security
-    from distributed.comm.core import connect
-
-    arguments = (cluster.security or Security()).get_connection_args("worker")
-    connecting = connect(cluster.address, timeout=timeout, **arguments)
     try:
-        # The time-out of distributed does not count while the other end says nothing.
-        comm = await asyncio.wait_for(connecting, timeout + 1)
+        comm = await cluster.connect("worker", timeout)
         await comm.close()
     except asyncio.TimeoutError as error:
         raise OSError(f"what listens at {cluster.address} says nothing") from error

@@ -97,7 +97,7 @@ class SchedulerWatch:
 async def wake_leader(cluster: Cluster) -> None:
     """Wake the ranks of scheduler and leader, from any other rank of the job."""
     with contextlib.suppress(OSError, asyncio.TimeoutError):
-        comm = await _connect(cluster)
+        comm = await cluster.connect("client")
         await comm.write({"op": _WAKE, "reply": False})
         await comm.close()
 
@@ -107,20 +107,13 @@ async def _connect_at_last(cluster: Cluster) -> Any:
     end = time.monotonic() + _TIMEOUT
     while True:
         try:
-            return await _connect(cluster)
+            return await cluster.connect("client")
         except (OSError, asyncio.TimeoutError) as error:
             if time.monotonic() > end:
-                logger.warning("no connection to the scheduler for %s s: %s", _TIMEOUT, error)
+                why = error or "it does not answer"
+                logger.warning("no connection to the scheduler for %s s: %s", _TIMEOUT, why)
                 return None
         await asyncio.sleep(_PAUSE)
-
-
-async def _connect(cluster: Cluster) -> Any:
-    from distributed import Security
-    from distributed.comm.core import connect
-
-    security = cluster.security or Security()
-    return await connect(cluster.address, **security.get_connection_args("client"))
 
 
 async def _wake(comm: Any) -> None:

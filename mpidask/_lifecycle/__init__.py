@@ -18,8 +18,8 @@
     Done               ------------->  when all are done: leave
 
 A member that fails says `Failed` instead, and one that is sent a signal `Signalled`.
-A scheduler that the user's function shuts down is `Finished`; the leader says so by
-`SchedulerClosed`, so that nobody takes its rank for dead.
+A scheduler that the user's function shuts down is `Finished` as soon as it begins to close;
+the leader says so by `SchedulerClosed`, so that nobody takes its rank for dead.
 
 All front ends come in by `front_end`, which chooses `mpi_cluster` or `local_cluster`.
 """

@@ -141,22 +141,22 @@ def _choose(
         return contextlib.nullcontext(), Options.resolve(given, front_end.defaults), True
     freed.remember(comm)
     options, objection = _attempt(Options.resolve, given, front_end.defaults)
-    timeout = _GATHERING_TIMEOUT if options is None else options.startup_timeout
-    deadline = Deadline(timeout, since=arrived)
+    deadline = Deadline(options.startup_timeout if options else _GATHERING_TIMEOUT, since=arrived)
     with fatal_at_once(interrupt):
         comm = communicator(deadline, comm, alone=not front_end.local)
     if comm is None:
         return _without_mpi(options, objection, interrupt, front_end)
-    roles = None
+    settled = None
     if options is not None:
         settled, objection = _attempt(_settled, comm.Get_size(), options, front_end)
-        roles, options = settled or (None, options)
-    reporter = _reporting_rank(comm, given, front_end) if roles is None else roles.leader
+    roles = settled[0] if settled else None
+    reporter = roles.leader if roles else _reporting_rank(comm, given, front_end)
     gathering = Gathering(
-        comm, deadline, interrupt, reporter, roles, objection, front_end.error_status
+        comm, deadline, interrupt, reporter, roles, options, objection, front_end.error_status
     )
-    if options is None or roles is None:
+    if settled is None:
         refuse(gathering)
+    roles, options = settled
     return MPICluster(gathering, options, roles), options, roles.client == comm.Get_rank()
 
 
@@ -251,7 +251,7 @@ def raise_once(
             raise error
         reporter = _reporting_rank(comm, given, front_end)
         status = front_end.error_status
-        refuse(Gathering(comm, deadline, Interrupt(), reporter, None, error, status))
+        refuse(Gathering(comm, deadline, Interrupt(), reporter, None, None, error, status))
 
 
 @contextlib.contextmanager

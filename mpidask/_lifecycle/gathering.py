@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import socket
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
@@ -21,9 +21,29 @@ from mpidask._mpi import job_exit
 from mpidask._mpi.arrival import arrive, speakers
 from mpidask._mpi.communicator import Communicator
 from mpidask._mpi.deadline import Deadline
+from mpidask._options import Options
 
 if TYPE_CHECKING:
     from mpi4py import MPI
+
+#: Options on which the ranks act together. The others are for one rank alone (a port, a file, a
+#: level), or say what each rank or node has (memory, a network interface).
+SHARED_OPTIONS = (
+    "exit",
+    "scheduler_rank",
+    "client_rank",
+    "exclusive_workers",
+    "protocol",
+    "security",
+    "transport",
+    "worker_class",
+    "nanny",
+    "startup_timeout",
+    "shutdown_timeout",
+    "mpi_task_grace",
+)
+#: Bytes that a rank may take to say what it has.
+_LONGEST_WORD = 500
 
 
 @dataclass(frozen=True)
@@ -40,7 +60,9 @@ class Gathering:
     reporter : int
         The rank that shows what concerns all ranks.
     roles : Roles or None
-        As this rank's options say, and
+        As this rank's options say.
+    options : Options or None
+        What this rank was given, if it makes sense, and
     objection : Exception or None
         what it has against a start.
     error_status : int
@@ -52,6 +74,7 @@ class Gathering:
     interrupt: Interrupt
     reporter: int
     roles: Roles | None
+    options: Options | None = None
     objection: Exception | None = None
     error_status: int = 1
 
@@ -100,32 +123,83 @@ class Gathering:
 
     async def _agree(self, members: Communicator) -> int:
         """Raise what this rank has to say, or give the status to leave with: 0 is to stay."""
-        objects = self.objection is not None
-        roles = zlib.crc32(repr(self.roles).encode())
-        largest = await members.maximum(
-            [
-                members.size - members.rank if objects else 0,
-                0 if objects else 1,
-                members.size - self.reporter,
-                roles,
-                -roles,
-            ]
-        )
-        first, reporter = members.size - largest[0], members.size - largest[2]
-        some, all_object, same_roles = largest[0] > 0, largest[1] == 0, largest[3] == -largest[4]
-        if all_object and members.rank == reporter:
-            assert self.objection is not None
-            raise self.objection
-        if some and not all_object and members.rank == first:
-            raise _on_this_rank(first, self.objection) from self.objection
-        if not some and not same_roles and members.rank == reporter:
-            raise StartupError(
-                "the ranks don't agree on their roles: scheduler_rank, client_rank and "
-                "exclusive_workers must be the same on all, also in Dask's configuration"
-            )
-        if all_object:
+        rank, nobody = members.rank, members.size
+        shared = self._shared()
+        digests = [zlib.crc32(value.encode()) for value in shared.values()]
+        own = [rank if self.objection else nobody, self.reporter, *digests]
+        (first, last), (reporter, _), *found = await _extremes(members, own)
+        if self.objection and last < nobody:  # all object
+            if rank == reporter:
+                raise self.objection
             return self.error_status
-        return 1 if some or not same_roles else 0
+        if first < nobody:
+            if rank == first:
+                raise _on_this_rank(rank, self.objection) from self.objection
+            return 1
+        differing = [name for name, (low, high) in zip(shared, found, strict=True) if low < high]
+        if not differing:
+            return 0
+        values = ", ".join(f"{name}={shared[name]}" for name in differing)
+        place = list(shared).index(differing[0])
+        said = await _two_sides(members, digests[place], found[place], values)
+        if rank == reporter:
+            raise _disagreement(differing, said)
+        return 1
+
+    def _shared(self) -> dict[str, str]:
+        """Give what all ranks must have in common, in words that are alike on all of them."""
+        shared = {name: _in_words(getattr(self.options, name, None)) for name in SHARED_OPTIONS}
+        return shared | {"call": _call(self.roles)}
+
+
+def _in_words(value: object) -> str:
+    """Describe the value of an option, without what differs by process, or is secret."""
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    plain = value is None or isinstance(value, (str, int, float))
+    return repr(value) if plain else type(value).__name__
+
+
+def _call(roles: Roles | None) -> str:
+    if roles is None or roles.scheduler is None:
+        return "join_existing"
+    return "mpidask" if roles.client is None else "mpi_dask"
+
+
+async def _extremes(members: Communicator, values: Sequence[int]) -> list[tuple[int, int]]:
+    """Give the least and the largest of what all ranks have, for each place."""
+    largest = await members.maximum([*values, *(-value for value in values)])
+    highest, lowest = largest[: len(values)], largest[len(values) :]
+    return [(-low, high) for low, high in zip(lowest, highest, strict=True)]
+
+
+async def _two_sides(
+    members: Communicator, own: int, extremes: tuple[int, int], values: str
+) -> list[str]:
+    """Let a rank that has the least, and one that has the largest, say what they have."""
+    rank, nobody = members.rank, members.size
+    sides = [rank if own == extreme else nobody for extreme in extremes]
+    speakers = sorted(first for first, _ in await _extremes(members, sides))
+    word = f"rank {rank} on {socket.gethostname()} has {values}".encode()[:_LONGEST_WORD]
+    silence = bytes(_LONGEST_WORD)
+    said = [word.ljust(_LONGEST_WORD, b"\0") if rank == one else silence for one in speakers]
+    heard = bytes(await members.maximum(list(b"".join(said))))
+    return [
+        heard[start : start + _LONGEST_WORD].rstrip(b"\0").decode(errors="replace")
+        for start in range(0, len(heard), _LONGEST_WORD)
+    ]
+
+
+def _disagreement(differing: list[str], said: list[str]) -> StartupError:
+    if differing == ["call"]:
+        return StartupError(f"the ranks don't start the same: {'; '.join(said)}")
+    options = [name for name in differing if name != "call"]
+    variable = f"DASK_MPIDASK__{options[0].upper()}"
+    return StartupError(
+        f"the ranks don't agree on {', '.join(options)}: {'; '.join(said)}. These options must be "
+        "the same on all ranks, also where they come from Dask's configuration: its files, and "
+        f"variables such as {variable}, which some launchers don't pass on to other nodes"
+    )
 
 
 def _on_this_rank(rank: int, cause: Exception | None) -> StartupError:

@@ -97,17 +97,19 @@ class Leader:
         if cluster is not None:
             logger.info(self._startup.summary())
             self._watch = SchedulerWatch(cluster, self._comm.wake)
-            self._watching = asyncio.create_task(self._watch_scheduler(self._watch))
+            self._watching = asyncio.create_task(self._watch_scheduler(self._watch, cluster))
             self._watching.add_done_callback(self.give_up_if_failed)
         return cluster
 
-    async def _watch_scheduler(self, watch: SchedulerWatch) -> None:
+    async def _watch_scheduler(self, watch: SchedulerWatch, cluster: Cluster) -> None:
         await watch.run()
         self._comm.wake()
         with contextlib.suppress(asyncio.TimeoutError):
             # A scheduler that was shut down says so.
             await asyncio.wait_for(asyncio.shield(self.over), LIVENESS_GRACE)
-        if not self.over.done():
+        if self.over.done():
+            give_up_reconnecting(cluster)
+        else:
             rank = self._roles.scheduler
             assert rank is not None
             logger.error("the scheduler on %s is gone: ending the job", self._startup.place(rank))
@@ -133,8 +135,6 @@ class Leader:
                     working.discard(rank)
                 case Finished("scheduler"):
                     self._is_over(0)
-                    if startup.cluster is not None:
-                        give_up_reconnecting(startup.cluster)
                     self._order_all(SchedulerClosed())
                 case WorkerStarted() if joining and set(startup.workers) == working:
                     logger.info(startup.summary())

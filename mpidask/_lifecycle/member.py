@@ -112,7 +112,7 @@ class Member:
         match order:
             case StartScheduler():
                 self._scheduler = SchedulerRunner(self._options, order, self._report)
-                running = self._scheduler.run(self._serve, before_close=self._silence)
+                running = self._scheduler.run(self._serve, before_close=self._scheduler_closes)
                 self._launch("scheduler", running)
             case StartTransport():
                 self._transport.start(order)
@@ -141,12 +141,20 @@ class Member:
         self._guard.guard(scheduler)
         self._gangs.serve(scheduler)
 
+    def _scheduler_closes(self) -> None:
+        self._silence()
+        if not self._ending:
+            # Now, before its connections break: what follows may take longer than those who
+            # see them break wait before they take this rank for dead.
+            self._report(Finished("scheduler"))
+
     async def _run_worker(self, order: StartWorker) -> None:
         options = self._transport.options_of_worker(self._options)
         if order.cluster is not None:
             options = self._gangs.options_of_worker(options, order.cluster)
         self._worker = WorkerSupervisor(options, order, self._report, self._expect_end)
         await self._worker.run()
+        self._report(Finished("worker"))
 
     @property
     def _hosts_server(self) -> bool:
@@ -188,7 +196,6 @@ class Member:
         async def guarded() -> None:
             try:
                 await work
-                self._report(Finished(duty))
             except Exception as error:
                 if not self._ending:
                     logging.getLogger(__name__).debug("%s failed", duty, exc_info=True)

@@ -61,7 +61,7 @@ class TransportMeasured:
 
 @dataclass(frozen=True)
 class Finished:
-    """A rank's scheduler was shut down, or its worker retired for good."""
+    """A rank's scheduler is being shut down, or its worker has retired for good."""
 
     duty: str
 

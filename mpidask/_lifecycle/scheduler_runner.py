@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ class SchedulerRunner:
         self._scheduler: Scheduler | None = None
         self._monitor: Monitor | None = None
         self._stopping = False
+        self._running: asyncio.Task[None] | None = None
 
     async def run(
         self, on_start: Callable[[Scheduler], object], before_close: Callable[[], object]
@@ -61,6 +63,7 @@ class SchedulerRunner:
         self._monitor = await start_monitor(self._options, scheduler, self._order.places)
         on_start(scheduler)
         cluster = describe_cluster(self._options, scheduler, security, prefix)
+        self._running = asyncio.current_task()
         async with scheduler_file.written_in_time(path, scheduler, cluster):
             self._report(cluster)
             await scheduler.finished()
@@ -86,3 +89,5 @@ class SchedulerRunner:
             logger.warning("no summary: %s: %s", type(error).__name__, error)
         if self._scheduler is not None:
             await self._scheduler.close(reason="mpidask-end")
+        if self._running is not None:
+            await asyncio.wait([self._running])  # its file may be slow to go

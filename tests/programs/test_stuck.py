@@ -138,14 +138,18 @@ time.sleep(80)
     assert "waits for other ranks to end the job: TypeError: option nthreads='abc'" in said
 
 
-def test_ranks_that_disagree_on_their_roles_are_an_error(run):
+def test_ranks_that_disagree_on_their_options_are_an_error(run):
     program = """
+    import dask
     from mpidask import mpi_dask_main
+    dask.config.set({"mpidask.nanny": rank == 3})
     mpi_dask_main(client_rank=rank % 2)(print)()
     """
     result = run(RANK + "".join(line.strip() + "\n" for line in program.splitlines()), limit=50)
     assert result.status == 1
     assert result.stderr.count("Traceback") == 1, result.stderr
+    assert "StartupError: the ranks don't agree on client_rank, nanny: rank 0 on" in result.stderr
+    assert "has client_rank=0, nanny=False; rank 1 on" in result.stderr
 
 
 def test_a_program_that_is_refused_can_not_try_again(run):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 
+import dask
 import pytest
 from distributed import Scheduler, Security
 
@@ -78,14 +79,14 @@ def test_waking_a_dead_scheduler_is_no_error():
 
 
 def test_a_scheduler_that_refuses_at_first_is_watched(monkeypatch):
-    connect, refusals = liveness._connect, [OSError("deliberate"), asyncio.TimeoutError()]
+    connect, refusals = Cluster.connect, [OSError("deliberate"), asyncio.TimeoutError()]
 
-    async def connect_at_last(cluster):
+    async def connect_at_last(cluster, role):
         if refusals:
             raise refusals.pop()
-        return await connect(cluster)
+        return await connect(cluster, role)
 
-    monkeypatch.setattr(liveness, "_connect", connect_at_last)
+    monkeypatch.setattr(Cluster, "connect", connect_at_last)
     monkeypatch.setattr(liveness, "_PAUSE", 0)
 
     async def scene():
@@ -99,12 +100,29 @@ def test_a_scheduler_that_refuses_at_first_is_watched(monkeypatch):
 
 
 def test_a_scheduler_that_is_never_reached_is_gone(monkeypatch, caplog):
-    async def connect(cluster):
+    async def connect(cluster, role):
         raise OSError("deliberate")
 
-    monkeypatch.setattr(liveness, "_connect", connect)
+    monkeypatch.setattr(Cluster, "connect", connect)
     monkeypatch.setattr(liveness, "_TIMEOUT", -1)
     watch = liveness.SchedulerWatch(Cluster("tcp://127.0.0.1:1"), int)
     run(watch.run)
     assert "no connection to the scheduler" in caplog.text
     assert "deliberate" in caplog.text
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "tls"])
+def test_nobody_waits_for_a_scheduler_that_says_nothing(scheme, listen, monkeypatch, caplog):
+    """A process that was stopped still has its connections accepted, by the system."""
+    monkeypatch.setattr(liveness, "_TIMEOUT", -1)
+    silent = listen(lambda connection: None)
+    security = Security.temporary() if scheme == "tls" else None
+    cluster = Cluster(f"{scheme}://{silent}", security)
+
+    async def scene():
+        with dask.config.set({"distributed.comm.timeouts.connect": "200 ms"}):
+            await liveness.wake_leader(cluster)
+            await liveness.SchedulerWatch(cluster, int).run()
+
+    run(scene)
+    assert "no connection to the scheduler" in caplog.text

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import socket
+from array import array
+from collections import defaultdict
 
+import distributed
 import pytest
 
 from mpidask import StartupError
-from mpidask._lifecycle.gathering import Gathering
-from mpidask._lifecycle.roles import assign_roles
+from mpidask._lifecycle.gathering import SHARED_OPTIONS, Gathering, _in_words
+from mpidask._lifecycle.roles import assign_joining_roles, assign_roles
 from mpidask._mpi.polling import poll
+from mpidask._options import Options
 
 ROLES = assign_roles(4)
 
@@ -17,27 +23,36 @@ ROLES = assign_roles(4)
 class FakeMembers:
     """Ranks that are tasks of one event loop."""
 
-    def __init__(self, rank, size, said):
-        self.rank, self.size, self._said = rank, size, said
+    def __init__(self, rank, size, rounds):
+        self.rank, self.size, self._rounds = rank, size, rounds
+        self._round = itertools.count()
 
     async def maximum(self, values):
-        self._said[self.rank] = values
-        await poll(lambda: len(self._said) == self.size)
-        return [max(column) for column in zip(*self._said.values(), strict=True)]
+        said = self._rounds[next(self._round)]
+        said[self.rank] = array("q", values)
+        await poll(lambda: len(said) == self.size)
+        return [max(column) for column in zip(*said.values(), strict=True)]
 
 
-def agree(*objections, roles=(ROLES,) * 4, reporters=(1,) * 4, error_status=1):
+def agree(*objections, roles=(ROLES,) * 4, reporters=(1,) * 4, error_status=1, given=({},) * 4):
     """Give what each rank comes to: an exception, or a status."""
 
     async def all_ranks():
-        said = {}
+        rounds = defaultdict(dict)
         return await asyncio.gather(
             *(
-                Gathering(None, None, None, reporter, its_roles, objection, error_status)._agree(
-                    FakeMembers(rank, len(objections), said)
-                )
-                for rank, (objection, its_roles, reporter) in enumerate(
-                    zip(objections, roles, reporters, strict=True)
+                Gathering(
+                    None,
+                    None,
+                    None,
+                    reporter,
+                    its_roles,
+                    Options.resolve(its_options),
+                    objection,
+                    error_status,
+                )._agree(FakeMembers(rank, len(objections), rounds))
+                for rank, (objection, its_roles, reporter, its_options) in enumerate(
+                    zip(objections, roles, reporters, given, strict=True)
                 )
             ),
             return_exceptions=True,
@@ -73,8 +88,76 @@ def test_some_object_and_the_first_says_it(objecting):
     assert found == [1, 1, 1]
 
 
-def test_roles_differ():
-    other = assign_roles(4, client_rank=2)
-    found = agree(None, None, None, None, roles=(ROLES, ROLES, ROLES, other))
+class MyWorker(distributed.Worker):
+    """Of the user's."""
+
+
+DIFFERENT = {
+    "exit": False,
+    "scheduler_rank": 2,
+    "client_rank": 2,
+    "exclusive_workers": False,
+    "protocol": "wss",
+    "security": False,
+    "transport": "socket",
+    "worker_class": MyWorker,
+    "nanny": True,
+    "startup_timeout": 7,
+    "shutdown_timeout": 7,
+    "mpi_task_grace": 7,
+}
+
+
+@pytest.mark.parametrize("name", SHARED_OPTIONS)
+def test_an_option_differs(name):
+    usual, other = {}, {name: DIFFERENT[name]}
+    found = agree(*[None] * 4, given=(usual, usual, usual, other))
+    assert [found[0], *found[2:]] == [1, 1, 1]
+    host = socket.gethostname()
+    default, value = (_in_words(getattr(Options.resolve(given), name)) for given in (usual, other))
+    assert isinstance(found[1], StartupError)
+    assert f"don't agree on {name}: " in str(found[1])
+    assert f": rank 0 on {host} has {name}={default};" in str(found[1])
+    assert f"; rank 3 on {host} has {name}={value}." in str(found[1])
+    assert f"DASK_MPIDASK__{name.upper()}" in str(found[1])
+
+
+def test_several_options_differ():
+    usual, other = {"worker_class": "my.Worker"}, {"nanny": True, "worker_class": "your.Worker"}
+    found = agree(*[None] * 4, given=(usual, other, usual, other))
+    assert "don't agree on worker_class, nanny: rank 0 on " in str(found[1])
+    assert "has worker_class='my.Worker', nanny=False; rank 1 on " in str(found[1])
+
+
+def test_what_each_rank_may_choose():
+    given = [
+        {"memory_limit": rank, "local_directory": f"/tmp/{rank}", "interface": f"ib{rank}"}
+        for rank in range(4)
+    ]
+    assert agree(*[None] * 4, given=given) == [0, 0, 0, 0]
+
+
+def test_credentials_are_compared_by_kind_and_not_shown():
+    security = [distributed.Security(tls_ca_file=f"secret{rank}") for rank in range(4)]
+    given = [{"security": one} for one in security]
+    assert agree(*[None] * 4, given=given) == [0, 0, 0, 0]
+    found = agree(*[None] * 4, given=(*given[:3], {"security": True}))
+    assert "has security=Security;" in str(found[1]) and "secret" not in str(found[1])
+
+
+def test_values_without_end_are_cut():
+    given = [{"worker_class": f"{rank}" * 10_000} for rank in range(4)]
+    found = agree(*[None] * 4, given=given)
+    assert len(str(found[1])) < 2000
+
+
+def test_ranks_call_different_things():
+    found = agree(*[None] * 4, roles=(ROLES, ROLES, ROLES, assign_joining_roles(4)))
     assert [isinstance(one, StartupError) for one in found] == [False, True, False, False]
-    assert "client_rank" in str(found[1])
+    assert "call=mpi_dask; rank 3 on " in str(found[1])
+    assert str(found[1]).endswith("has call=join_existing")
+
+
+def test_objections_come_before_what_differs():
+    found = agree(None, None, None, ValueError("no"), given=({}, {}, {"nanny": True}, {}))
+    assert found[:3] == [1, 1, 1] and "ValueError: no" in str(found[3])

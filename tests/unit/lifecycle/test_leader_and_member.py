@@ -17,11 +17,18 @@ import pytest
 
 from mpidask import StartupError
 from mpidask._dask import worker as workers
-from mpidask._lifecycle import leader, scheduler_runner, shutdown, startup, worker_supervisor
+from mpidask._lifecycle import (
+    leader,
+    liveness_guard,
+    scheduler_runner,
+    shutdown,
+    startup,
+    worker_supervisor,
+)
 from mpidask._lifecycle import member as members
 from mpidask._lifecycle.leader import Leader
 from mpidask._lifecycle.member import Member
-from mpidask._lifecycle.messages import Done, End, Failed, RankReady
+from mpidask._lifecycle.messages import Done, End, Failed, Finished, RankReady
 from mpidask._lifecycle.roles import assign_roles
 from mpidask._mpi import job_exit, launcher
 from mpidask._mpi.communicator import TO_LEADER
@@ -45,8 +52,10 @@ class FakeCommunicator:
     def __init__(self, mailboxes, rank, size, lost=()):
         self.rank, self.size = rank, size
         self._mailboxes, self._lost = mailboxes, lost
+        self.sent = []
 
     def send(self, rank, tag, message):
+        self.sent.append(message)
         if not isinstance(message, self._lost):
             self._mailboxes[rank, tag].put_nowait((self.rank, pickle.dumps(message)))
 
@@ -255,6 +264,66 @@ def test_a_client_may_shut_the_cluster_down_first(caplog, aborts, monkeypatch):
 
     assert run(test) == [End(3, leave=True)] * 3
     assert len(said(caplog)) == 1
+    assert not aborts
+
+
+@pytest.mark.parametrize("client_rank", [0, 1])
+def test_a_scheduler_file_that_is_slow_to_go_is_no_death(
+    client_rank, caplog, aborts, monkeypatch, tmp_path
+):
+    removing, may_go = threading.Event(), threading.Event()
+    remove = scheduler_runner.scheduler_file.remove
+
+    def remove_slowly(*args):
+        removing.set()
+        may_go.wait(LIMIT)
+        remove(*args)
+
+    monkeypatch.setattr(scheduler_runner.scheduler_file, "remove", remove_slowly)
+    monkeypatch.setattr(leader, "LIVENESS_GRACE", 0.5)
+    monkeypatch.setattr(liveness_guard, "_SCHEDULER_GRACE", 0.5)
+    path = tmp_path / "scheduler.json"
+
+    async def test():
+        job = Job(3, client_rank=client_rank, scheduler_file=path)
+        async with client_of(await job.start()) as client:
+            await client.shutdown()
+        watching = [
+            task for task in asyncio.all_tasks() if task.get_name() == "mpidask-scheduler watch"
+        ]
+        await asyncio.gather(job.leader._watching, *watching)  # who watch draw a conclusion
+        assert await job.leader.over == 0
+        await poll(removing.is_set)
+        assert path.exists()
+        may_go.set()
+        await job.end()
+        sent = [m for comm in job.comms for m in comm.sent if m == Finished("scheduler")]
+        return len(watching), job.signals, len(sent)
+
+    assert run(test) == (1 - client_rank, [], 1)
+    assert not path.exists()
+    assert len(said(caplog)) == 1
+    assert not aborts
+
+
+def test_the_end_waits_until_the_scheduler_file_is_gone(aborts, monkeypatch, tmp_path):
+    remove = scheduler_runner.scheduler_file.remove
+
+    def remove_slowly(*args):
+        time.sleep(0.3)
+        remove(*args)
+
+    monkeypatch.setattr(scheduler_runner.scheduler_file, "remove", remove_slowly)
+    path = tmp_path / "scheduler.json"
+
+    async def test():
+        job = Job(3, scheduler_file=path)
+        await job.start()
+        assert path.exists()
+        await job.end()
+        return path.exists()
+
+    assert not run(test)
     assert not aborts
 
 
