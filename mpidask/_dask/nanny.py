@@ -14,6 +14,7 @@ from distributed import Nanny, Worker
 from distributed.core import Status
 
 from mpidask._dask.log_level import at_log_level
+from mpidask._dask.memory import watch_memory
 from mpidask._dask.rank_worker import RETIRED, status_of
 from mpidask._tls import expect_ends_of_processes
 
@@ -70,7 +71,9 @@ def _make_worker(pickled_class: bytes, log_level: int, **kwargs: Any) -> Any:
     _settings.enter_context(at_log_level(log_level))
     expect_ends_of_processes()
     _leave_interrupts_to_the_nanny()
-    return _that_tells_if_retired(cloudpickle.loads(pickled_class))(**kwargs)
+    worker = _that_tells_if_retired(cloudpickle.loads(pickled_class))(**kwargs)
+    watch_memory(worker)
+    return worker
 
 
 def _that_tells_if_retired(base: type) -> type:

@@ -1,53 +1,122 @@
-"""Workers that are all paused for memory: then a job stands still, and nothing says so."""
+"""Workers that stay paused for memory: the job slows down or stands still, and nothing says so."""
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from mpidask._dask.memory import METRICS
 from mpidask._log import logger
 
 if TYPE_CHECKING:
     from distributed import Scheduler
 
-#: Seconds between two looks; most pauses are short.
+#: Seconds between two looks.
 INTERVAL = 5.0
+#: Looks in a row at which a worker must be paused to be named: if all workers are, nothing goes
+#: on; a few that write results to disk may take their time.
+_LOOKS_IF_ALL, _LOOKS = 2, 6
 #: So many workers are named.
 _NAMED = 10
+#: The setting that says when workers pause.
+_PAUSE = "distributed.worker.memory.pause"
+#: A worker that is paused while it uses less than this fraction of its limit is so by the setting.
+_MUCH = 0.5
 
 
-async def report_all_paused(scheduler: Scheduler) -> None:
-    """Say once that no worker takes tasks, when it has been so at two looks in a row."""
-    looks = 0
-    while looks < 2:
+async def report_paused(scheduler: Scheduler) -> None:
+    """Name workers that stay paused, each once a pause."""
+    watch = PauseWatch(scheduler)
+    while True:
         await asyncio.sleep(INTERVAL)
-        looks = looks + 1 if _all_paused(scheduler) else 0
-    logger.warning(_description(scheduler))
+        if said := watch.look():
+            logger.warning(said)
 
 
-def _all_paused(scheduler: Scheduler) -> bool:
-    from distributed.core import Status
+class PauseWatch:
+    """Knows which workers are paused, since when, and which of them were named.
 
-    workers = scheduler.workers.values()
-    return bool(workers) and all(worker.status == Status.paused for worker in workers)
+    Parameters
+    ----------
+    scheduler : distributed.Scheduler
+    """
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._looks: dict[str, int] = {}
+        self._named: set[str] = set()
+
+    def look(self) -> str | None:
+        """Take note of the workers that are paused, and describe those that are for long."""
+        from distributed.core import Status
+
+        workers = self._scheduler.workers
+        paused = [address for address, one in workers.items() if one.status == Status.paused]
+        self._looks = {address: self._looks.get(address, 0) + 1 for address in paused}
+        self._named.intersection_update(paused)
+        everywhere = len(paused) == len(workers)
+        if everywhere and min(self._looks.values(), default=0) >= _LOOKS_IF_ALL:
+            news = [address for address in paused if address not in self._named]
+        else:
+            long = [address for address, looks in self._looks.items() if looks >= _LOOKS]
+            news = [address for address in long if address not in self._named]
+        self._named.update(news)
+        return _description([workers[one] for one in news], everywhere) if news else None
 
 
-def _description(scheduler: Scheduler) -> str:
-    workers = list(scheduler.workers.values())
+def _description(workers: list[Any], everywhere: bool) -> str:
+    if everywhere:
+        who = "all workers are paused, and start no task before they use less memory"
+    else:
+        who = (
+            f"{len(workers)} of the workers stay paused for {INTERVAL * (_LOOKS - 1):g} s and "
+            "more, and start no task before they use less memory"
+        )
+    named = workers[:_NAMED]
     more = f" and {len(workers) - _NAMED} more" if len(workers) > _NAMED else ""
-    return (
-        "all workers are paused, their memory is full, and no task starts before some of it is "
-        f"free: {', '.join(map(_held_by, workers[:_NAMED]))}{more}. It helps to release "
-        "results, to make smaller pieces, or to give a worker more: fewer ranks on a node, "
-        "or memory_limit"
-    )
+    advice = ". ".join(dict.fromkeys(line for one in named for line in _advice(one)))
+    return f"{who}: {', '.join(map(_contents, named))}{more}. {advice}"
 
 
-def _held_by(worker: Any) -> str:
+def _contents(worker: Any) -> str:
+    """Say what the memory of a worker is made of."""
     from dask.utils import format_bytes
 
-    memory = worker.memory
-    return (
-        f"{worker.name} uses {format_bytes(memory.process)} of "
-        f"{format_bytes(worker.memory_limit)} ({format_bytes(memory.managed)} are results)"
-    )
+    memory, pool = worker.memory, _said(worker).get("pool", 0)
+    parts = [f"{format_bytes(memory.managed)} are results"]
+    if memory.spilled:
+        parts.append(f"{format_bytes(memory.spilled)} more on disk")
+    if pool:
+        parts.append(f"{format_bytes(pool)} free buffers of the transport")
+    other, recent = max(0, memory.unmanaged - pool), format_bytes(memory.unmanaged_recent)
+    parts.append(f"{format_bytes(other)} of tasks and libraries, {recent} of them recent")
+    limit = format_bytes(worker.memory_limit)
+    return f"{worker.name} uses {format_bytes(memory.process)} of {limit} ({', '.join(parts)})"
+
+
+def _advice(worker: Any) -> Iterator[str]:
+    """Say what helps against the largest part of the memory of a worker."""
+    memory, pause = worker.memory, _said(worker).get("pause")
+    if pause is not None and memory.process < _MUCH * worker.memory_limit:
+        yield (
+            f"It is not for want of memory: Dask's configuration there has {_PAUSE}: {pause}, the "
+            "part of memory_limit from which a worker pauses (0.8 by default; false: never)"
+        )
+    elif memory.managed > memory.unmanaged:
+        yield (
+            "It helps to release results, to let workers write them to disk "
+            "(distributed.worker.memory.target, .spill and .max-spill, and a disk with room at "
+            "local_directory), or to give a worker more: fewer ranks on a node, or memory_limit"
+        )
+    else:
+        yield (
+            "It helps to make smaller pieces, to have fewer threads in a worker (nthreads), or to "
+            "give a worker more: fewer ranks on a node, or memory_limit"
+        )
+
+
+def _said(worker: Any) -> dict[str, Any]:
+    """Give what a worker has said beyond what Dask asks; others say nothing."""
+    said: dict[str, Any] = worker.metrics.get(METRICS, {})
+    return said

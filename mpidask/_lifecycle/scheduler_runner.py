@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mpidask._dask import dashboard, scheduler_file
-from mpidask._dask.paused import report_all_paused
+from mpidask._dask.paused import report_paused
 from mpidask._dask.scheduler import (
     call_before_close,
     describe_cluster,
@@ -77,7 +77,7 @@ class SchedulerRunner:
     def later_duties(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         """Yield, by name, what is to run from when the user's function runs."""
         if self._scheduler is not None:
-            yield "memory watch", report_all_paused(self._scheduler)
+            yield "memory watch", report_paused(self._scheduler)
 
     async def stop(self, status: int) -> None:
         """Stop the scheduler of a job that ends with this status."""

@@ -16,6 +16,7 @@ from typing import Any
 
 from mpidask._dask import worker as workers
 from mpidask._dask.discovery import find_cluster
+from mpidask._dask.memory import watch_memory
 from mpidask._dask.rank_worker import CLUSTER_ENDS, TASK_EXIT, status_of
 from mpidask._errors import SchedulerFileError
 from mpidask._lifecycle.messages import Failed, StartWorker, WorkerStarted
@@ -127,9 +128,12 @@ class WorkerSupervisor:
     def _make(self, cluster: Any, attempt: int) -> Any:
         worker = workers.make_worker(self._options, self._order.settings, cluster, attempt)
         if self._options.protocol == "mpi":
-            from mpidask._transport import answer_probes
+            from mpidask._transport import answer_probes, buffer_pool
 
             answer_probes(worker)
+            watch_memory(worker, buffer_pool())
+        else:
+            watch_memory(worker)
         return worker
 
     async def _join(self, attempt: int) -> None:

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 
 from mpidask._transport import fabric as fabrics
 from mpidask._transport.backend import Backend
+from mpidask._transport.buffers import Pool
 from mpidask._transport.probe import answer_probes, compare
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Backend",
     "answer_probes",
+    "buffer_pool",
     "compare",
     "disable",
     "enable",
@@ -95,6 +97,12 @@ def send_to(peers: Container[int]) -> None:
     fabric = fabrics.current()
     if fabric is not None:
         fabric.peers = peers
+
+
+def buffer_pool() -> Pool | None:
+    """Give the buffers that this rank keeps to be used again, if it takes part."""
+    fabric = fabrics.current()
+    return None if fabric is None else fabric.pool
 
 
 def limit_pool(nbytes: int) -> None:

@@ -26,8 +26,10 @@ class Pool:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        # Finalizers run anywhere, also within `take`: each step on it is atomic. Making a
-        # list of keys is, of items is not, for it may collect garbage.
+        self._keeps = True
+        # Finalizers run in any thread, also within `take`, where a lock would deadlock. So each
+        # step on it is atomic, without the GIL, too. Making a list of keys is, of items is not,
+        # for it may collect garbage.
         self._free: dict[int, memoryview] = {}
 
     def take(self, nbytes: int) -> memoryview:
@@ -39,6 +41,12 @@ class Pool:
         owner = (ctypes.c_ubyte * nbytes).from_buffer(memory)
         weakref.finalize(owner, self._give_back, memory).atexit = False
         return memoryview(owner).cast("B")
+
+    def keep(self, wanted: bool) -> None:
+        """Keep free memory from now on, or give all of it back and keep none."""
+        self._keeps = wanted
+        if not wanted:
+            self._shrink()
 
     @property
     def free(self) -> int:
@@ -57,7 +65,11 @@ class Pool:
 
     def _give_back(self, memory: memoryview) -> None:
         self._free[id(memory)] = memory
+        self._shrink()
+
+    def _shrink(self) -> None:
+        limit = self.limit if self._keeps else 0
         for key in list(self._free):  # the oldest first
-            if self.free <= self.limit:
+            if self.free <= limit:
                 break
             self._free.pop(key, None)

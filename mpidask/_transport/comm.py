@@ -24,7 +24,8 @@ class MPIComm(Comm):
 
     def __init__(self, stream: TCP, deserialize: bool = True) -> None:
         super().__init__(deserialize)
-        self._fabric = fabrics.current()
+        fabric = fabrics.current()
+        self._fabric = fabric if fabric is not None and fabric.works else None
         self._stream = stream
         self._channel = Channel(stream, self._fabric)
         self._plain_if_short = self._fabric is None or self._fabric.threshold > _SHORT

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,12 @@ class Fabric:
         self.pool = Pool(pool)
         self._open = True
         self.traffic = {"sent": 0, "received": 0}
+        self._counting = threading.Lock()  # a rank may have several event loops
+
+    @property
+    def works(self) -> bool:
+        """Whether this rank can use MPI now."""
+        return self._open and self._mover.works
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -63,12 +70,12 @@ class Fabric:
 
     def reaches(self, rank: int) -> bool:
         """Tell whether this rank sends to another one by MPI."""
-        return self._open and rank in self.peers
+        return self.works and rank in self.peers
 
     def send(self, rank: int, tag: int, frames: Sequence[memoryview]) -> Transfer:
         """Send frames that a rank waits for."""
         self._check()
-        self.traffic["sent"] += sum(frame.nbytes for frame in frames)
+        self._count("sent", frames)
         return self._mover.send(rank, tag, frames)
 
     def buffers(self, sizes: Sequence[int]) -> list[memoryview]:
@@ -78,7 +85,7 @@ class Fabric:
     def receive(self, rank: int, buffers: Sequence[memoryview]) -> Transfer:
         """Receive frames from a rank."""
         self._check()
-        self.traffic["received"] += sum(buffer.nbytes for buffer in buffers)
+        self._count("received", buffers)
         return self._mover.receive(rank, buffers)
 
     def give_up(self, transfer: Transfer) -> None:
@@ -90,8 +97,12 @@ class Fabric:
         self._open = False
         return self._mover.stop(timeout)
 
+    def _count(self, what: str, buffers: Sequence[memoryview]) -> None:
+        with self._counting:
+            self.traffic[what] += sum(buffer.nbytes for buffer in buffers)
+
     def _check(self) -> None:
-        if not self._open:
+        if not self.works:
             raise CommClosedError("this rank no longer uses MPI")
 
 

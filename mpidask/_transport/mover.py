@@ -13,6 +13,7 @@ from functools import partial
 from distributed.comm.core import CommClosedError
 from mpi4py import MPI
 
+from mpidask._log import logger
 from mpidask._transport.timed_wait import TimedWait
 
 #: Seconds in MPI without progress after which the mover begins to sleep in between.
@@ -29,6 +30,8 @@ _abandoned: list[Transfer] = []
 #: The tags of receives that go on, or were given up: what was for those may come at any time,
 #: and shall meet no receive of a later mover.
 _tags_taken: set[int] = set()
+#: Two event loops of this process may choose tags at once.
+_choosing_tag = threading.Lock()
 
 
 class Transfer(Future[None]):
@@ -79,6 +82,7 @@ class Mover:
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._active: list[Transfer] = []
         self._stopping = False
+        self._failure: Exception | None = None
         self._timed = TimedWait()
         self._thread = threading.Thread(target=self._run, name="mpidask-mover", daemon=True)
         self._thread.start()
@@ -91,10 +95,11 @@ class Mover:
 
     def receive(self, peer: int, buffers: Sequence[memoryview]) -> Transfer:
         """Receive from a rank what it will send with the tag of the transfer."""
-        if len(_tags_taken) >= len(self._tags):
-            raise CommClosedError("too many transfers at once: no tag is left")
-        tag = next(tag for tag in self._next_tags if tag not in _tags_taken)
-        _tags_taken.add(tag)
+        with _choosing_tag:
+            if len(_tags_taken) >= len(self._tags):
+                raise CommClosedError("too many transfers at once: no tag is left")
+            tag = next(tag for tag in self._next_tags if tag not in _tags_taken)
+            _tags_taken.add(tag)
         return self._start(self._comm.Irecv, Transfer(peer, tag, buffers, receives=True))
 
     def give_up(self, transfer: Transfer) -> None:
@@ -106,10 +111,15 @@ class Mover:
         """End when all transfers have ended; tell whether they have within so many seconds."""
         self._order(self._stop)
         self._thread.join(timeout)
-        ended = not self._thread.is_alive()
+        ended = not self._thread.is_alive() and self.works
         self._order(self._abandon)
         self._thread.join(_ABANDONING)  # it may be stuck in a call of MPI
         return ended
+
+    @property
+    def works(self) -> bool:
+        """Whether MPI can be used: not if it has failed in a way that leaves transfers undone."""
+        return self._failure is None
 
     def _start(self, call: Callable[..., MPI.Request], transfer: Transfer) -> Transfer:
         self._order(partial(self._post, call, transfer))
@@ -122,6 +132,13 @@ class Mover:
     # All that follows runs in the thread.
 
     def _run(self) -> None:
+        while self._active or not self._stopping:
+            try:
+                self._move()
+            except Exception as error:  # it must not end here: many wait for it
+                self._fail(error)
+
+    def _move(self) -> None:
         sleep = 0.0
         while self._active or not self._stopping:
             if self._obey(sleep) or self._wait(_BURST if sleep else _LONGEST_WAIT):
@@ -129,6 +146,16 @@ class Mover:
             else:
                 sleep = min(max(_SHORTEST_SLEEP, 2 * sleep), _LONGEST_SLEEP)
         self._timed.stop()
+
+    def _fail(self, error: Exception) -> None:
+        """Fail all transfers, and from now on each new one: what MPI still does is unknown."""
+        logger.error(
+            "MPI has failed on rank %d, whose data goes by sockets now", self.rank, exc_info=error
+        )
+        self._failure = error
+        for transfer in self._active:
+            transfer.fail(CommClosedError(f"MPI failed: {error}"))
+        self._abandon()
 
     def _obey(self, sleep: float) -> bool:
         """Carry out an order, if there is one before the time to look into MPI."""
@@ -147,6 +174,8 @@ class Mover:
         try:
             if self._stopping:
                 raise CommClosedError("the transport is at its end")
+            if self._failure:
+                raise CommClosedError(f"MPI has failed before: {self._failure}")
             for buffer in transfer.buffers:
                 for start in range(0, buffer.nbytes, self._chunk):
                     part = [buffer[start : start + self._chunk], MPI.BYTE]
@@ -156,7 +185,7 @@ class Mover:
             self._cancel(transfer)
 
     def _cancel(self, transfer: Transfer) -> None:
-        if transfer.receives:  # MPI can't take back what is sent
+        if transfer.receives and self.works:  # MPI can't take back what is sent
             for request in transfer.requests:
                 request.Cancel()
 

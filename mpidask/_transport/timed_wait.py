@@ -47,6 +47,7 @@ class TimedWait:
         self._pending = False  # whether the request is still to be completed
         self._due = self._sleeps_until = math.inf
         self._running = True
+        self._failure: MPI.Exception | None = None
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="mpidask-alarm", daemon=True)
         self._thread.start()
@@ -61,6 +62,8 @@ class TimedWait:
         if self._poll(requests, unless):
             return
         with self._changed:
+            if self._failure is not None:
+                raise self._failure
             if not self._request:  # the last one was completed, and has ended a wait
                 self._start()
             self._end_at(time.monotonic() + seconds)
@@ -129,5 +132,11 @@ class TimedWait:
                 self._changed.wait(min(max(0.0, seconds), threading.TIMEOUT_MAX))
                 if self._due <= time.monotonic():
                     self._due = math.inf
-                    if self._pending:
-                        self._complete()
+                    self._end_wait()
+
+    def _end_wait(self) -> None:
+        try:
+            if self._pending:
+                self._complete()
+        except MPI.Exception as error:  # the next wait, which could not be ended, raises it
+            self._failure = error

@@ -860,7 +860,7 @@ def test_workers_that_are_all_paused_are_named_once(run):
     assert (result.status, result.stdout) == (0, "stands still\n"), result.stderr
     (line,) = [line for line in result.said if "all workers are paused" in line]
     for name in "mpidask-2", "mpidask-3":
-        assert re.search(rf"{name} uses \d+\.\d+ MiB of 47.68 MiB \(0 B are results\)", line)
+        assert re.search(rf"{name} uses \d+\.\d+ MiB of 47.68 MiB \(0 B are results, ", line)
     assert "memory_limit" in line
 
 

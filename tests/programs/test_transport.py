@@ -107,6 +107,13 @@ def test_free_buffers_leave_a_worker_its_memory(passes):
                 assert time.monotonic() < deadline
             for free, limit in client.run(free_and_limit).values():
                 assert limit == 800 * 2**20 and free <= limit // 8, (free, limit)
+
+            def run_short(dask_worker):  # all it uses is above its target
+                dask_worker.memory_manager.memory_target_fraction = 0.01
+
+            client.run(run_short, workers=[other])
+            while client.run(free_and_limit, workers=[other])[other][0] > 0:
+                assert time.monotonic() < deadline
             print("good")
         """
     )

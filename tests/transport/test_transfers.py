@@ -379,6 +379,48 @@ def test_a_receiver_out_of_memory_loses_the_comm(pair):
     )
 
 
+def test_a_rank_whose_mpi_fails_goes_on_by_sockets_and_says_so(start_pair):
+    """What fails in its thread is no silent end of the thread."""
+    job = start_pair(
+        """
+        class Broken:
+            def Irecv(self, *args):
+                raise MPI.Exception(MPI.ERR_OTHER)
+
+        def cancel(transfer):
+            raise RuntimeError("there is no cancelling")
+
+        async def send(comm):
+            await write(comm, array(10**6))
+            await until(comm.closed)
+
+        async def receive(comm):
+            mover = fabrics.current()._mover
+            mover._comm, mover._cancel = Broken(), cancel
+            try:
+                await read(comm)
+            except CommClosedError as error:
+                assert "MPI failed" in str(error)
+            await until(lambda: not mover.works)
+
+        async def run():
+            await asyncio.wait_for((send, receive)[rank](*await pairs(1)), 60)
+            (comm,) = await pairs(1)
+            for part in (write(comm, array(10**6)), comm.read())[:: 1 if rank else -1]:
+                await asyncio.wait_for(part, 60)
+            await comm.close()
+
+        asyncio.run(run())
+        print(rank, "done with all:", _transport.disable(1))
+        """
+    )
+    result = job.result()
+    assert result.status == 0, result.stderr
+    assert "1 done with all: False" in result.stdout.splitlines()
+    assert "MPI has failed on rank 1, whose data goes by sockets now" in result.stderr
+    assert "there is no cancelling" in result.stderr
+
+
 def test_a_stream_out_of_memory_loses_the_comm(pair):
     """As with sockets alone, also where another task does the reading."""
     pair(

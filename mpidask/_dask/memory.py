@@ -1,0 +1,101 @@
+"""A worker that runs short of memory gives back what it only keeps for speed.
+
+Dask pauses a worker by the size of its process. That includes memory which nobody uses: what
+malloc holds back after `free`, and the transport's buffers. When all results are on disk, nothing
+of Dask's reduces it further, and the worker would stay paused. Nannies start their workers with
+``MALLOC_TRIM_THRESHOLD_``, which glibc reads at the start of a process; ranks run already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import time
+from typing import Any, Protocol
+
+#: Name of what a worker's heartbeat says about its memory, see `MemoryWatch.metrics`.
+METRICS = "mpidask-memory"
+#: Seconds between two trims, and how many times as long as the last trim took, at least.
+_TRIM_INTERVAL, _TRIM_SHARE = 0.5, 20
+
+
+class Pool(Protocol):
+    """Free memory that is kept to be used again."""
+
+    @property
+    def free(self) -> int:
+        """Bytes that are kept."""
+
+    def keep(self, wanted: bool) -> None:
+        """Keep free memory from now on, or give all of it back and keep none."""
+
+
+class MemoryWatch:
+    """Watches the memory of a worker, as often as the worker itself does.
+
+    Parameters
+    ----------
+    worker : distributed.Worker
+    pool : Pool, optional
+        The transport's, if it has one.
+    """
+
+    def __init__(self, worker: Any, pool: Pool | None) -> None:
+        self._worker = worker
+        self._pool = pool
+        self._next_trim = 0.0
+
+    @property
+    def _short_from(self) -> float | None:
+        """Bytes from which memory is short: where Dask begins to move results to disk."""
+        manager = self._worker.memory_manager
+        fractions = (
+            manager.memory_target_fraction,
+            manager.memory_spill_fraction,
+            manager.memory_pause_fraction,
+        )
+        limits = [manager.memory_limit * part for part in fractions if part is not False]
+        return min(limits, default=None)
+
+    def metrics(self, worker: Any) -> dict[str, Any]:
+        """Tell what the scheduler can't know: bytes in the pool, and when this worker pauses."""
+        return {
+            "pool": self._pool.free if self._pool else 0,
+            "pause": worker.memory_manager.memory_pause_fraction,
+        }
+
+    async def look(self) -> None:
+        """Give back what can be, if memory is short."""
+        short_from = self._short_from
+        # What Dask's own look goes by, without psutil's cost of another measurement
+        short = short_from is not None and self._worker.monitor.get_process_memory() > short_from
+        if self._pool:
+            self._pool.keep(not short)
+        started = time.monotonic()
+        if short and started >= self._next_trim:
+            await asyncio.to_thread(trim_malloc)
+            ended = time.monotonic()
+            self._next_trim = ended + max(_TRIM_INTERVAL, _TRIM_SHARE * (ended - started))
+
+
+def watch_memory(worker: Any, pool: Pool | None = None) -> None:
+    """Let a worker that is not started yet watch its memory, if it has a limit.
+
+    A nanny has none of its own to watch; the worker in its child process has.
+    """
+    from distributed import Worker
+    from tornado.ioloop import PeriodicCallback
+
+    if isinstance(worker, Worker) and worker.memory_manager.memory_limit:
+        manager = worker.memory_manager
+        watch = MemoryWatch(worker, pool)
+        worker.metrics[METRICS] = watch.metrics
+        interval = manager.memory_monitor_interval * 1000
+        worker.periodic_callbacks[METRICS] = PeriodicCallback(watch.look, interval)
+
+
+def trim_malloc() -> None:
+    """Let glibc give free memory back to the system; other C libraries hold back little."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
