@@ -31,7 +31,7 @@ from mpidask._lifecycle.signals import (
 )
 from mpidask._lifecycle.transport_plan import possible_transport
 from mpidask._log import logger, logging_to_stderr
-from mpidask._mpi import freed
+from mpidask._mpi import freed, leftovers
 from mpidask._mpi.deadline import Deadline
 from mpidask._mpi.launcher import communicator, require_threads
 from mpidask._mpi.launcher import rank as launcher_rank
@@ -124,6 +124,8 @@ def prepared(
     single_use.check()
     with logging_to_stderr(), handled(interrupt, defer_to_user=True):
         block, options, runs_program = _choose(given, interrupt, front_end)
+        if isinstance(block, MPICluster) and options.exit and not runs_program:
+            leftovers.allow_leaving_behind()
         with handled(interrupt, defer_to_user=runs_program), noticed_at_once(interrupt):
             yield block, options
 

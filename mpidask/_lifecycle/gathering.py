@@ -76,7 +76,7 @@ class Gathering:
         self.interrupt.act(abandon)
         members, status = result_of(meeting, self.interrupt)
         if members is None:
-            raise SystemExit(status)  # the start has failed, and another rank says so
+            raise job_exit.ServedExit(status)  # the start has failed, and another rank says so
         return members
 
     async def _arrive_and_agree(self) -> tuple[Communicator | None, int]:
