@@ -25,6 +25,9 @@ from mpidask._mpi.deadline import Deadline
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+#: Seconds until a rank that waits for others says so.
+_FIRST_WORD = 10
+
 
 @dataclass(frozen=True)
 class Gathering:
@@ -82,9 +85,11 @@ class Gathering:
     async def _arrive_and_agree(self) -> tuple[Communicator | None, int]:
         size = self.comm.Get_size()
         rank = self.comm.Get_rank()
-        interval = None if rank == self.reporter else WORD_INTERVAL
+        where = f"rank {rank} on {socket.gethostname()} is"
         progress = reporting_progress(
-            lambda: f"not all of the {size} ranks are here", interval=interval
+            lambda: f"not all of the {size} ranks are here, {where}; each must make this call",
+            first=_FIRST_WORD,
+            interval=_FIRST_WORD if rank == self.reporter else WORD_INTERVAL,
         )
         speaks = rank in speakers(self.reporter)
         async with progress if speaks else contextlib.nullcontext():
