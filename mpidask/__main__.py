@@ -27,6 +27,7 @@ from mpidask import _diagnosis as diagnosis
 from mpidask._api import mpi_dask
 from mpidask._errors import MPIDaskError, without_internal_frames
 from mpidask._flags import DIAGNOSE, Positional, RankedCommand, flags, given
+from mpidask._lifecycle.front_end import is_of_use
 
 
 def run(
@@ -50,6 +51,8 @@ def run(
         with mpi_dask(**given(values), exit=True):  # no other rank may run the script
             _run_as_python_would(execute, module or code or argv[0])
     except (MPIDaskError, TypeError, ValueError) as error:
+        if not is_of_use(error):
+            raise
         raise click.ClickException(str(error)) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import sys
 from collections.abc import Iterator
@@ -21,6 +22,26 @@ def flush_output() -> None:
 
 
 @contextlib.contextmanager
+def printing_line_by_line(*, restore: bool) -> Iterator[None]:
+    """Let each line that the program prints leave the process at once.
+
+    Standard output is no terminal to a rank: what it prints would come in blocks, at the end of
+    most programs, and be lost if the rank is killed.
+    """
+    stream = sys.stdout
+    ours = isinstance(stream, io.TextIOWrapper) and not (
+        stream.line_buffering or stream.write_through or stream.closed  # the program's choice
+    )
+    if ours and isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(line_buffering=True)
+    try:
+        yield
+    finally:
+        if ours and restore and isinstance(stream, io.TextIOWrapper) and not stream.closed:
+            stream.reconfigure(line_buffering=False)
+
+
+@contextlib.contextmanager
 def logging_to_stderr() -> Iterator[None]:
     """Let `logger` reach stderr at INFO, unless the program has set it up itself."""
     level = logger.level
@@ -34,6 +55,7 @@ def logging_to_stderr() -> Iterator[None]:
     try:
         yield
     finally:
-        logger.setLevel(level)
+        if logger.level == logging.INFO:  # else the program has set it
+            logger.setLevel(level)
         if handler is not None:
             logger.removeHandler(handler)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpidask._dask import dashboard, performance_report
 from mpidask._dask.cluster import Cluster
+from mpidask._dask.daemon_thread import in_daemon_thread
 from mpidask._dask.log_level import at_log_level
 from mpidask._dask.performance_report import code_of_the_program
 from mpidask._errors import StartupError
@@ -131,7 +132,8 @@ async def connected_async(cluster: Cluster, options: Options) -> AsyncIterator[C
     """Do the same as `connected` for a client of the running event loop."""
     from distributed import Client
 
-    report = performance_report.prepared(options)
+    # The file system may take its time, which the user's event loop has not.
+    report = await asyncio.wrap_future(in_daemon_thread(performance_report.prepared, options))
     with found_by_clients(cluster, direct=options.transport != "socket"):
         with _explained(cluster):
             client = await Client(cluster.address, security=cluster.security, asynchronous=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping
+from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from mpidask._dask import summary as summaries
@@ -69,12 +70,13 @@ class Monitor:
         At first that is after each sample, then ever less often.
         """
         age, next_writing = 0, 0
+        writing: Future[None] | None = None
         while True:
             summary.sample()
-            if age >= next_writing:
+            if age >= next_writing and (writing is None or writing.done()):
                 next_writing = age + min(age, _REWRITING)
-                # Not in this thread: file systems may take their time.
-                await asyncio.wrap_future(in_daemon_thread(self._write_draft, summary))
+                # File systems may take their time, in which sampling goes on.
+                writing = in_daemon_thread(self._write_draft, summary)
             await asyncio.sleep(_SAMPLING)
             age += _SAMPLING
 

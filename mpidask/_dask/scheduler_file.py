@@ -15,6 +15,7 @@ import os
 import pwd
 import stat
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any
 
 from mpidask._dask import daemon_thread
@@ -117,11 +118,12 @@ def written(path: str | None, scheduler: Scheduler, cluster: Cluster) -> Iterato
         yield
         return
     identity = scheduler.identity()
-    write(path, identity, cluster)
+    call_in_time(write, path, identity, cluster)
     try:
         yield
     finally:
-        remove(path, identity)
+        with contextlib.suppress(SchedulerFileError):  # it stays
+            call_in_time(remove, path, identity)
 
 
 @contextlib.asynccontextmanager
@@ -141,8 +143,16 @@ async def written_in_time(
             await in_time(remove, path, identity)
 
 
-async def in_time(function: Callable[..., None], path: str, *args: Any) -> None:
+def call_in_time(function: Callable[..., None], path: str, *args: Any) -> None:
     """Call one of these functions, and give it up if the file system does not answer."""
+    try:
+        daemon_thread.in_daemon_thread(function, path, *args).result(ANSWER_TIMEOUT)
+    except FutureTimeoutError:
+        raise no_answer(path, ANSWER_TIMEOUT) from None
+
+
+async def in_time(function: Callable[..., None], path: str, *args: Any) -> None:
+    """Do the same in an event loop."""
     try:
         await daemon_thread.in_time(ANSWER_TIMEOUT, function, path, *args)
     except asyncio.TimeoutError:

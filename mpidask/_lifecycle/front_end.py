@@ -30,8 +30,8 @@ from mpidask._lifecycle.signals import (
     raise_as_python_would,
 )
 from mpidask._lifecycle.transport_plan import possible_transport
-from mpidask._log import logger, logging_to_stderr
-from mpidask._mpi import freed
+from mpidask._log import logger, logging_to_stderr, printing_line_by_line
+from mpidask._mpi import freed, leftovers
 from mpidask._mpi.deadline import Deadline
 from mpidask._mpi.launcher import communicator, require_threads
 from mpidask._mpi.launcher import rank as launcher_rank
@@ -46,6 +46,9 @@ Result = TypeVar("Result")
 _GATHERING_TIMEOUT = 60.0
 #: Seconds until a rank that waits for others to tell them of an error says it by itself.
 _FIRST_WORD = 10
+
+#: Marks an exception as what this rank has against a start.
+_OBJECTION = "_is_mpidask_objection"
 
 Block = contextlib.AbstractContextManager["Cluster | None"]
 
@@ -124,7 +127,13 @@ def prepared(
     single_use.check()
     with logging_to_stderr(), handled(interrupt, defer_to_user=True):
         block, options, runs_program = _choose(given, interrupt, front_end)
-        with handled(interrupt, defer_to_user=runs_program), noticed_at_once(interrupt):
+        with contextlib.ExitStack() as stack:
+            if isinstance(block, MPICluster):
+                stack.enter_context(printing_line_by_line(restore=not options.exit))
+                if options.exit and not runs_program:
+                    leftovers.allow_leaving_behind()
+            stack.enter_context(handled(interrupt, defer_to_user=runs_program))
+            stack.enter_context(noticed_at_once(interrupt))
             yield block, options
 
 
@@ -189,7 +198,13 @@ def _attempt(
     try:
         return function(*args), None
     except (TypeError, ValueError, MPIDaskError) as error:
+        setattr(error, _OBJECTION, True)
         return None, error
+
+
+def is_of_use(error: Exception) -> bool:
+    """Tell whether an error is one of use, such as a wrong option, and not one of ours."""
+    return isinstance(error, MPIDaskError) or hasattr(error, _OBJECTION)
 
 
 def _settled(size: int, options: Options, front_end: FrontEnd) -> tuple[Roles, Options]:

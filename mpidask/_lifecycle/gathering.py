@@ -44,6 +44,8 @@ SHARED_OPTIONS = (
 )
 #: Bytes that a rank may take to say what it has.
 _LONGEST_WORD = 500
+#: Seconds until a rank that waits for others says so.
+_FIRST_WORD = 10
 
 
 @dataclass(frozen=True)
@@ -99,15 +101,17 @@ class Gathering:
         self.interrupt.act(abandon)
         members, status = result_of(meeting, self.interrupt)
         if members is None:
-            raise SystemExit(status)  # the start has failed, and another rank says so
+            raise job_exit.ServedExit(status)  # the start has failed, and another rank says so
         return members
 
     async def _arrive_and_agree(self) -> tuple[Communicator | None, int]:
         size = self.comm.Get_size()
         rank = self.comm.Get_rank()
-        interval = None if rank == self.reporter else WORD_INTERVAL
+        where = f"rank {rank} on {socket.gethostname()} is"
         progress = reporting_progress(
-            lambda: f"not all of the {size} ranks are here", interval=interval
+            lambda: f"not all of the {size} ranks are here, {where}; each must make this call",
+            first=_FIRST_WORD,
+            interval=_FIRST_WORD if rank == self.reporter else WORD_INTERVAL,
         )
         speaks = rank in speakers(self.reporter)
         async with progress if speaks else contextlib.nullcontext():

@@ -184,6 +184,10 @@ class Leader:
             logger.warning("%s was sent %s", place, name)
             self._on_signal(signum)
 
+    def place(self, rank: int) -> str:
+        """Name a rank and its host."""
+        return self._startup.place(rank)
+
     async def end(self, order: End) -> None:
         """Order every rank to stop, and wait until all have.
 

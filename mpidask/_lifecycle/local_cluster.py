@@ -41,7 +41,8 @@ def local_cluster(options: Options, interrupt: Interrupt) -> Iterator[Cluster]:
     interrupt.act(raise_as_python_would)
     try:
         if options.scheduler_file is not None:
-            scheduler_file.check_replaceable(options.scheduler_file)
+            path = options.scheduler_file
+            scheduler_file.call_in_time(scheduler_file.check_replaceable, path)
         shield_worker_processes()
         security = make_security(options.security)
         prefix = dashboard.choose_prefix(options)

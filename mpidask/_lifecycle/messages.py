@@ -161,7 +161,11 @@ class SchedulerClosed:
 
 @dataclass(frozen=True)
 class End:
-    """Stop everything. Then leave the program with `status`, or go on with it."""
+    """Stop everything. Then leave the program with `status`, or go on with it.
+
+    `leader` names the leader's rank and host, for ranks that wait for it later.
+    """
 
     status: int
     leave: bool
+    leader: str = ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import socket
+from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from mpidask._gang import jobs
@@ -19,7 +21,7 @@ from mpidask._lifecycle.reaction import ReactionWatch
 from mpidask._lifecycle.roles import Roles
 from mpidask._lifecycle.shutdown import REPORT_GRACE, end_job
 from mpidask._log import logger
-from mpidask._mpi import job_exit
+from mpidask._mpi import job_exit, leftovers
 from mpidask._mpi.communicator import Communicator
 from mpidask._options import Options
 
@@ -84,8 +86,6 @@ class MPICluster:
         if not self.leads:
             return
         leave = self._options.exit or isinstance(error, (SystemExit, KeyboardInterrupt))
-        if error is not None and not leave:
-            job_exit.abort_if_uncaught(error)
         self._end(error, leave=leave)
 
     async def _watch_reaction(self) -> ReactionWatch:
@@ -105,9 +105,29 @@ class MPICluster:
         order = serving.result()
         self._interrupt.act(lambda signum: None)  # the loop that would report it ends
         self._stop(left=order.leave)
+        self._expect_end(lambda rank: order.leader if rank == self._roles.leader else "", order)
         if order.leave:
             job_exit.skip_last_collections()
-            raise SystemExit(order.status)
+            raise job_exit.ServedExit(order.status)
+
+    @property
+    def _place(self) -> str:
+        return f"rank {self._gathering.comm.Get_rank()} on {socket.gethostname()}"
+
+    def _expect_end(self, place: Callable[[int], str], order: End) -> None:
+        """Prepare for the end of the program on this rank."""
+        assert self._members is not None
+        own = self._members.rank
+
+        def name(rank: int) -> str:
+            return self._place if rank == own else place(rank) or f"rank {rank}"
+
+        timeout = self._options.shutdown_timeout
+        job_exit.expect_end(self._members.mpi, name, left=order.leave, timeout=timeout)
+        if order.leave and own != self._roles.client:
+            leftovers.leave_behind(self._place, timeout)
+        else:
+            leftovers.tell_of_threads(self._place)
 
     def _lead(self) -> Cluster | None:
         starting = self._loop.submit(self._start())
@@ -171,7 +191,9 @@ class MPICluster:
         if broken and interrupted:
             status = 1
         if self._leader is not None:
-            self._end_in_time(self._leader, End(status, leave))
+            order = End(status, leave, self._place)
+            self._end_in_time(self._leader, order)
+            self._expect_end(self._leader.place, order)
         elif self._members is not None:
             job_exit.abort_at_exit(status)  # given up before anybody could be told
         self._stop(left=leave)

@@ -25,6 +25,8 @@ _wakeup_fd = -1
 def handled(handler: Callable[[int], None], *, defer_to_user: bool) -> Iterator[None]:
     """Call `handler` with the number of each SIGINT or SIGTERM; restore at the end.
 
+    Handlers that the program has installed meanwhile stay.
+
     Parameters
     ----------
     handler : callable
@@ -54,7 +56,8 @@ def handled(handler: Callable[[int], None], *, defer_to_user: bool) -> Iterator[
         if before in _replaced:  # else this is a child that was forked
             _replaced.remove(before)
         for signum, previous in before.items():
-            signal.signal(signum, previous)
+            if signal.getsignal(signum) is handle:
+                signal.signal(signum, previous)
 
 
 def _is_pythons_own(handler: Any) -> bool:

@@ -157,15 +157,31 @@ def _count(number: int, noun: str) -> str:
 
 @contextlib.asynccontextmanager
 async def reporting_progress(
-    progress: Callable[[], str], *, what: str = "starting", interval: float | None = None
+    progress: Callable[[], str],
+    *,
+    what: str = "starting",
+    first: float | None = None,
+    interval: float | None = None,
 ) -> AsyncIterator[None]:
-    """Say again and again how far a start, or an end, has come that takes long."""
+    """Say again and again how far a start, or an end, has come that takes long.
+
+    Parameters
+    ----------
+    progress : callable
+        Says how far.
+    what : str
+        What takes long.
+    first, interval : float, optional
+        Seconds until the first word, and between words; `first` is `interval` by default.
+    """
     interval = interval or _PROGRESS_INTERVAL
 
     async def tell() -> None:
-        for waited in itertools.count(interval, interval):
-            await asyncio.sleep(interval)
+        pause = first or interval
+        for waited in itertools.count(pause, interval):
+            await asyncio.sleep(pause)
             logger.info("%s for %d s: %s", what, waited, progress())
+            pause = interval
 
     telling = asyncio.create_task(tell())
     try:

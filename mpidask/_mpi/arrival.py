@@ -55,7 +55,7 @@ async def arrive(comm: MPI.Intracomm, deadline: Deadline, *, reporter: int) -> C
         return None
     if known is None:
         _duplicates.append(known := (duplicate, itertools.count()))
-        job_exit.wait_at_exit_for(duplicate, speaks=comm.Get_rank() in speakers(reporter))
+        job_exit.wait_at_exit_for(duplicate, speakers=speakers(reporter))
     return Communicator(duplicate, next(known[1]))
 
 

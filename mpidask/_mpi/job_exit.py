@@ -15,12 +15,13 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-from mpidask._log import flush_output, logger
+from mpidask._log import flush_output, logger, logging_to_stderr
+from mpidask._mpi import leftovers
 from mpidask._mpi.deadline import Deadline
-from mpidask._mpi.polling import pauses, wait
+from mpidask._mpi.last_meeting import LastMeeting
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -29,30 +30,69 @@ if TYPE_CHECKING:
 _FORWARDING_TIME = 0.2
 #: Seconds that other ranks have to leave when this one was interrupted.
 _INTERRUPTED = 30
+#: Seconds that other ranks have, at most, to fail in the same way as this one; then this one ends
+#: the job. Further ranks wait longer, each of so many, as one is enough to say why.
+_FAILURE_GRACE, _STAGGER, _STAGGERED = 5, 0.5, 10
+
+
+class ServedExit(SystemExit):
+    """Ends a rank that has served, with a status for who catches it, and none for the launcher.
+
+    A job ends with the status of the rank that runs the program, which may catch what `main` has
+    raised after the other ranks have left. Launchers give the status that is not 0 if there is
+    one; so the others must not have one. Python's own code asks for `code` last, from no frame.
+    """
+
+    def __getattribute__(self, name: str) -> Any:
+        if name == "code" and sys._getframe().f_back is None:
+            return 0
+        return super().__getattribute__(name)
 
 
 class _Plan:
     """What this process does when it leaves."""
 
     def __init__(self) -> None:
-        self.barriers_on: list[tuple[MPI.Intracomm, bool]] = []
+        self.meetings: list[LastMeeting] = []
         self.abort_with: int | None = None
         self.grace = 0.0
+        self.failure_grace: float = _FAILURE_GRACE
         self.cluster_runs = False
-        self.fatal: BaseException | None = None
         self.process = os.getpid()
 
 
 _plan = _Plan()
 
 
-def wait_at_exit_for(comm: MPI.Intracomm, *, speaks: bool) -> None:
+def wait_at_exit_for(comm: MPI.Intracomm, *, speakers: tuple[int, ...]) -> None:
     """Wait for all ranks of a communicator before MPI is finalised, then free it.
 
-    One rank `speaks` of it when that takes long.
+    Those that are `speakers` say so when that takes long.
     """
     _register()
-    _plan.barriers_on.append((comm, speaks))
+    _plan.meetings.append(LastMeeting(comm, speakers))
+
+
+def expect_end(
+    comm: MPI.Intracomm, place: Callable[[int], str], *, left: bool, timeout: float
+) -> None:
+    """Say how the program goes on after a cluster.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm
+        One that this process waits for at exit.
+    place : callable
+        Names a rank of it, with its host.
+    left : bool
+        Whether all ranks but one leave the program now.
+    timeout : float
+        Seconds that other ranks have at most, should this one end by an error.
+    """
+    _plan.failure_grace = min(timeout, _FAILURE_GRACE)
+    for meeting in _plan.meetings:
+        if meeting.comm is comm:
+            meeting.place, meeting.left = place, left
 
 
 def set_cluster_runs(runs: bool) -> None:
@@ -83,14 +123,6 @@ def abort_at_exit(status: int, *, grace: float = 0, at_once: bool = False) -> No
         _leave()
 
 
-def abort_if_uncaught(error: BaseException) -> None:
-    """End the whole job if the program ends with this exception.
-
-    The other ranks went on with the program, and would wait for this one forever.
-    """
-    _plan.fatal = error
-
-
 def skip_last_collections() -> None:
     """Leave out Python's garbage collections at the end of this process.
 
@@ -105,7 +137,7 @@ def skip_last_collections() -> None:
 def _register() -> None:
     from mpi4py import MPI
 
-    if _plan.barriers_on or _plan.abort_with is not None:
+    if _plan.meetings or _plan.abort_with is not None:
         return
     _plan.process = os.getpid()
     atexit.register(_leave)
@@ -122,17 +154,22 @@ def _leave(how: str = "ended") -> None:
 
     if MPI.Is_finalized() or os.getpid() != _plan.process:  # a child of this rank's
         return
+    leftovers.wait_until_left_behind()
     flush_output()
-    if _plan.fatal is not None and _plan.fatal in _chain(getattr(sys, "last_value", None)):
-        abort_at_exit(1)
     if _plan.cluster_runs and _plan.abort_with is None:
         _explain(how)
         abort_at_exit(1)
     if _plan.abort_with is not None:
-        time.sleep(max(_plan.grace, _FORWARDING_TIME))
-        MPI.COMM_WORLD.Abort(_plan.abort_with)
-    while _plan.barriers_on:
-        _barrier(*_plan.barriers_on.pop())
+        _abort(_plan.abort_with, after=_plan.grace)
+    while _plan.meetings:
+        _meet(_plan.meetings.pop())
+
+
+def _abort(status: int, *, after: float = 0) -> None:
+    from mpi4py import MPI
+
+    time.sleep(max(after, _FORWARDING_TIME))
+    MPI.COMM_WORLD.Abort(status)
 
 
 def _explain(how: str) -> None:
@@ -147,29 +184,47 @@ def _explain(how: str) -> None:
     )
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """Go from an exception to those it was raised from."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _barrier(comm: MPI.Intracomm, speaks: bool) -> None:
-    said = "waiting for other ranks to leave the program" if speaks else None
-    request = comm.Ibarrier()
+def _meet(meeting: LastMeeting) -> None:
+    error = getattr(sys, "last_value", None)
+    unless = _give_up_after_failure(meeting) if error is not None else lambda: False
     try:
-        wait(request, said, pauses(longest=0.5, growth=1.1))
+        all_came = meeting.wait(unless)
     except KeyboardInterrupt:
-        _wait_interrupted(request)
-    comm.Free()
+        all_came, error = _wait_interrupted(meeting), KeyboardInterrupt()
+    if all_came:
+        meeting.comm.Free()
+    else:
+        _abort_after_failure(meeting, error)
 
 
-def _wait_interrupted(request: MPI.Request) -> None:
+def _give_up_after_failure(meeting: LastMeeting) -> Callable[[], bool]:
+    """End the wait of a rank that an exception has ended: the others may wait for it in MPI."""
+    rank = meeting.comm.Get_rank()
+    turn = meeting.speakers.index(rank) if meeting.speaks else 2 + min(rank, _STAGGERED)
+    deadline = Deadline(_plan.failure_grace + _STAGGER * turn)
+    return lambda: not meeting.left and not deadline.left
+
+
+def _abort_after_failure(meeting: LastMeeting, error: BaseException | None) -> None:
+    interrupted = isinstance(error, KeyboardInterrupt)
+    status = 128 + signal.SIGINT if interrupted else 1
+    if not interrupted:
+        with logging_to_stderr():
+            logger.error(
+                "%s has ended with %s; %s may wait for it in MPI, and did not come to the end of "
+                "the program within %.3g s: ending the job with exit status %d",
+                meeting.place(meeting.comm.Get_rank()),
+                type(error).__name__,
+                meeting.missing() if meeting.speaks else "other ranks",
+                _plan.failure_grace,
+                status,
+            )
+    _abort(status)
+
+
+def _wait_interrupted(meeting: LastMeeting) -> bool:
     """Wait for ranks that may have been interrupted, too, and clean up; but not for ever."""
-    from mpi4py import MPI
-
     deadline = Deadline(_INTERRUPTED)
     with contextlib.suppress(KeyboardInterrupt):  # the second one is meant
-        if wait(request, None, pauses(longest=0.5, growth=1.1), unless=lambda: not deadline.left):
-            return
-    MPI.COMM_WORLD.Abort(128 + signal.SIGINT)
+        return meeting.wait(lambda: not deadline.left)
+    return False

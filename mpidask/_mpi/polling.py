@@ -28,7 +28,7 @@ def pauses(longest: float, *, growth: float = 2, shortest: float = 0.001) -> Ite
 
 def wait(
     request: MPI.Request,
-    said: str | None,
+    said: str | Callable[[], str] | None,
     pauses: Iterator[float],
     *,
     unless: Callable[[], bool] = lambda: False,
@@ -46,7 +46,8 @@ def wait(
         if said and now - last > WORD_INTERVAL:
             last = now
             with logging_to_stderr():
-                logger.info("%s, for %.0f s now", said, now - started)
+                text = said if isinstance(said, str) else said()
+                logger.info("%s, for %.0f s now", text, now - started)
         time.sleep(next(pauses))
     return True
 

@@ -421,6 +421,176 @@ def test_a_worker_that_is_made_of_several(run):
     assert "stray" not in result.stderr
 
 
+# -- What a program leaves with ------------------------------------------------------------
+
+
+@pytest.mark.essential
+@pytest.mark.parametrize("status", [0, 5])
+def test_the_status_is_that_of_a_program_that_catches_the_error(run, status):
+    result = run(
+        f"""
+        import sys
+        from mpi4py import MPI
+        from mpidask import mpi_dask_main
+
+        @mpi_dask_main
+        def main(client):
+            raise LookupError("mine")
+
+        try:
+            main()
+        except LookupError:
+            print("caught")
+        except SystemExit as error:
+            print("served", error.code)
+            raise
+        sys.exit({status})
+        """,
+        ranks=3,
+    )
+    assert result.status == status, result.stderr
+    assert sorted(result.stdout.splitlines()) == ["caught", "served 1", "served 1"]
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("failing", ["client.submit", "rank == 2 and 1 / 0"])
+def test_an_error_on_some_ranks_ends_the_job_that_waits_for_them(run, failing):
+    result = run(
+        f"""
+        from mpi4py import MPI
+        from mpidask import mpi_dask
+        rank = MPI.COMM_WORLD.rank
+        with mpi_dask(exit=False, shutdown_timeout=2) as client:
+            {failing}
+        MPI.COMM_WORLD.allreduce(1)
+        """,
+        ranks=3,
+        limit=60,
+    )
+    assert result.status != 0
+    some = "AttributeError" in result.stderr
+    assert result.stderr.count("Traceback") == (2 if some else 1)
+    # One of the ranks that have failed says it; the first, unless the machine is very busy.
+    said = [line for line in result.said if "exit status 1" in line]
+    assert said and " has ended with " in said[0] and "within 2 s" in said[0], result.stderr
+    if some:
+        assert "rank 1 on " in said[0] or "other ranks may" in said[0]
+
+
+LEFT_BY_TASKS = """
+import multiprocessing, subprocess, sys, threading, time
+from concurrent.futures import ThreadPoolExecutor, TimeoutError
+from mpidask import mpi_dask_main
+
+def endless():
+    time.sleep(300)
+
+def by_pool():
+    try:
+        ThreadPoolExecutor(1).submit(endless).result(timeout=0.1)
+    except TimeoutError:
+        pass
+
+def by_thread():
+    threading.Thread(target=endless, daemon=False).start()
+
+def by_process():
+    subprocess.Popen(["sleep", "301"])
+
+def by_multiprocessing():
+    multiprocessing.get_context("fork").Process(target=endless, daemon=False).start()
+
+@mpi_dask_main(shutdown_timeout=2)
+def main(client):
+    for what in sys.argv[1:]:
+        client.submit(globals()[what]).result()
+
+import atexit
+atexit.register(print, "at exit")
+main()
+print("after")
+"""
+
+
+@pytest.mark.essential
+@pytest.mark.parametrize(
+    "left, named",
+    [
+        (["by_pool", "by_process"], ["thread ThreadPoolExecutor-", "endless()", "(sleep 301)"]),
+        (["by_thread", "by_multiprocessing"], ["thread Thread-", "endless()", "process "]),
+    ],
+    ids=["pool", "thread"],
+)
+def test_what_tasks_leave_is_named_and_left_behind(run, left, named):
+    result = run(LEFT_BY_TASKS, *left, ranks=3, limit=60)
+    assert result.status == 0, result.stderr
+    assert sorted(result.stdout.splitlines()) == ["after"] + 3 * ["at exit"]
+    (said,) = (line for line in result.said if "left behind" in line)
+    assert "on rank 2 on " in said and "after 2 s (shutdown_timeout)" in said
+    assert [text for text in named if text not in said] == [], said
+    assert len(result.messages) == 2, result.stderr
+
+
+def test_threads_of_the_program_are_waited_for_in_the_open(run):
+    result = run(
+        """
+        import threading, time
+        from mpidask import mpi_dask_main
+        from mpidask._mpi import leftovers
+
+        leftovers._FIRST_WORD = 1
+
+        @mpi_dask_main
+        def main(client):
+            threading.Thread(target=own, name="saving").start()
+
+        def own():
+            told = threading.Event()
+            leftovers.logger.addFilter(lambda record: told.set() or True)
+            threading.main_thread().join()
+            told.wait()
+            print("saved")
+
+        main()
+        """,
+        ranks=3,
+    )
+    assert (result.status, result.stdout) == (0, "saved\n"), result.stderr
+    assert "rank 1 on " in result.said[1] and "thread saving, in " in result.said[1]
+
+
+@pytest.mark.parametrize("exit", [True, False])
+def test_lines_are_printed_at_once(start, tmp_path, exit):
+    job = start(
+        f"""
+        import sys, time
+        from pathlib import Path
+        sys.stdout.reconfigure(line_buffering=False)
+        from mpidask import mpi_dask_main
+
+        def task():
+            print("of a task")
+            while not Path("seen").exists():
+                time.sleep(0.1)
+
+        @mpi_dask_main(exit={exit})
+        def main(client):
+            print("of main")
+            client.submit(task).result()
+
+        main()
+        print(sys.stdout.line_buffering)
+        """,
+        ranks=3,
+    )
+    job.wait_for_output("of main\n")
+    job.wait_for_output("of a task\n")
+    (tmp_path / "seen").touch()
+    result = job.result()
+    assert result.status == 0, result.stderr
+    assert result.stdout.count(str(exit)) == (1 if exit else 3)
+
+
 # -- python -m mpidask ------------------------------------------------------------------
 
 

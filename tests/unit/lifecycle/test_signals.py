@@ -100,6 +100,16 @@ def test_handler_of_the_program_comes_first_on_its_rank(handlers, defer):
     assert current() == [signal.default_int_handler, handler]
 
 
+def test_a_handler_that_the_program_installs_meanwhile_stays(handlers):
+    before = current()
+    with (
+        signals.handled(lambda signum: None, defer_to_user=True),
+        signals.handled(lambda signum: None, defer_to_user=True),
+    ):
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    assert current() == [before[0], signal.SIG_IGN]
+
+
 def test_ignored_signals_stay_ignored(handlers):
     """As in a program started with nohup."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
