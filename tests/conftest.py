@@ -36,6 +36,9 @@ LAUNCHER_ENVIRONMENT = {
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
     "PRTE_MCA_rmaps_default_mapping_policy": ":OVERSUBSCRIBE",
     "PRTE_MCA_hwloc_default_binding_policy": "none",
+    # The same for Open MPI 4.
+    "OMPI_MCA_rmaps_base_oversubscribe": "1",
+    "OMPI_MCA_hwloc_base_binding_policy": "none",
     # Intel's MPI binds the ranks of every job to the same CPUs, and looks for a network.
     "I_MPI_PIN": "off",
     "I_MPI_FABRICS": "shm",
@@ -187,8 +190,9 @@ def _described(processes: Sequence[psutil.Process]) -> list[str]:
     return found
 
 
-def find_tool(name: str) -> str:
-    """Find a command of the environment the tests run in."""
+def find_mpirun(name: str = "mpirun") -> str:
+    """Find the launcher of the MPI that the tests run under; it may be one of the system's."""
+    name = os.environ.get("MPIDASK_TEST_LAUNCHER", name)
     beside = Path(sys.executable).with_name(name)
     found = str(beside) if beside.exists() else shutil.which(name)
     assert found, f"no {name}: install the extra mpich, openmpi or impi"
@@ -199,7 +203,7 @@ def launcher() -> str:
     """Find the command that starts programs under MPI and passes signals on to them."""
     # Intel's mpirun is a shell script around mpiexec.hydra, and passes on none.
     intel = Path(sys.executable).with_name("impi_info").exists()
-    return find_tool("mpiexec.hydra" if intel else "mpirun")
+    return find_mpirun("mpiexec.hydra" if intel else "mpirun")
 
 
 @pytest.fixture
@@ -263,7 +267,7 @@ def launch(start: Callable[..., Job]) -> Callable[..., Job]:
 @pytest.fixture(scope="session")
 def mpirun() -> str:
     """Find mpirun, where `launch` can't be used."""
-    return find_tool("mpirun")
+    return find_mpirun()
 
 
 @pytest.fixture(scope="session")
