@@ -8,7 +8,7 @@
     scheduler starts   <-------------  StartScheduler
     Cluster            ------------->
     data may go by MPI <-------------  StartTransport
-    workers start      <-------------  StartWorker
+    workers start      <-------------  Cluster, StartWorker
     WorkerStarted      ------------->  if there are several nodes:
     is MPI faster?     <-------------  MeasureTransport
     TransportMeasured  ------------->

@@ -122,24 +122,27 @@ class Leader:
             startup.raise_if_hopeless()
             if isinstance(message, Failed):
                 self._warn_of(rank, message)
-            for one, order in start_orders(message, startup, self._options):
+            for one, order in start_orders(rank, message, startup, self._options):
                 self._order(one, order)
 
     async def _listen(self) -> None:
         startup, working = self._startup, set(self._roles.workers)
+        awaited = working - startup.workers.keys()
         joining = self._roles.scheduler is None
         while True:
             rank, message = await self._hear(longest=SELDOM_JOINED if joining else SELDOM)
+            if isinstance(message, (WorkerStarted, Failed, Finished)):
+                awaited.discard(rank)
             match message:
                 case Failed(final=True) | Finished("worker"):
                     working.discard(rank)
                 case Finished("scheduler"):
                     self._is_over(0)
                     self._order_all(SchedulerClosed())
-                case WorkerStarted() if joining and set(startup.workers) == working:
+                case WorkerStarted() if joining and not awaited:
                     logger.info(startup.summary())
             if startup.transport is not None:  # of workers that are late
-                for one, order in startup.transport.orders(message, startup.workers):
+                for one, order in startup.transport.orders(rank, message, startup.workers):
                     self._order(one, order)
             if joining and not working:
                 self._is_over(1 if startup.failures else 0)
@@ -196,6 +199,8 @@ class Leader:
         """
         if self._listening is not None:
             self._listening.cancel()
+            # What it has not heard to the end, `shutdown` hears.
+            await asyncio.wait([self._listening])
         self._order_all(order)
         self._comm.wake()
         if self._watch is not None and self._watching is not None:

@@ -14,6 +14,7 @@ from mpidask._dask.system import cpu_quota
 from mpidask._dask.worker import uses_nanny
 from mpidask._lifecycle.liveness_guard import LivenessGuard
 from mpidask._lifecycle.messages import (
+    Cluster,
     Done,
     End,
     Failed,
@@ -66,6 +67,8 @@ class Member:
         self._roles = roles
         self._options = options
         self._settings = settings
+        self._hosts_server = comm.rank in {roles.scheduler, *roles.workers}
+        self._cluster: Cluster | None = None
         self._scheduler: SchedulerRunner | None = None
         self._worker: WorkerSupervisor | None = None
         self._transport = RankTransport(comm)
@@ -118,12 +121,14 @@ class Member:
                 self._transport.start(order)
             case MeasureTransport():
                 self._launch("transport", self._measure(order))
-            case SendByMPI(peers):
-                self._transport.send_to(peers)
-            case StartWorker(cluster):
-                self._launch("worker", self._run_worker(order))
-                if cluster is not None and (watching := self._guard.watch(cluster)):
+            case SendByMPI():
+                self._transport.send_to_all()
+            case Cluster():
+                self._cluster = order
+                if watching := self._guard.watch(order):
                     self._launch("scheduler watch", watching)
+            case StartWorker():
+                self._launch("worker", self._run_worker(order))
             case Running():
                 self._starting.cancel()
                 self._running = True
@@ -150,15 +155,13 @@ class Member:
 
     async def _run_worker(self, order: StartWorker) -> None:
         options = self._transport.options_of_worker(self._options)
-        if order.cluster is not None:
-            options = self._gangs.options_of_worker(options, order.cluster)
-        self._worker = WorkerSupervisor(options, order, self._report, self._expect_end)
+        if self._cluster is not None:
+            options = self._gangs.options_of_worker(options, self._cluster)
+        self._worker = WorkerSupervisor(
+            options, order, self._cluster, self._report, self._expect_end
+        )
         await self._worker.run()
         self._report(Finished("worker"))
-
-    @property
-    def _hosts_server(self) -> bool:
-        return self._comm.rank in {self._roles.scheduler, *self._roles.workers}
 
     @property
     def _longest_pause(self) -> float:
@@ -204,7 +207,8 @@ class Member:
         self._tasks.add(asyncio.create_task(guarded(), name=f"mpidask-{duty}"))
 
     async def _measure(self, order: MeasureTransport) -> None:
-        self._report(await self._transport.measure(order))
+        assert self._cluster is not None
+        self._report(await self._transport.measure(order, self._cluster))
 
     async def _stop(self, status: int) -> Done:
         """Stop everything, and tell what doesn't."""

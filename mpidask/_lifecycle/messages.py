@@ -6,7 +6,7 @@ there is one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from mpidask._dask.cluster import Cluster
@@ -33,7 +33,8 @@ __all__ = [
     "WorkerStarted",
 ]
 
-# -- To the leader; one more of them is `Cluster`, when the scheduler runs. ----------
+# -- To the leader; one more of them is `Cluster`, when the scheduler runs, which the
+# -- leader passes on to all that host a worker. -------------------------------------
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,8 @@ class StartTransport:
     The name of the `job` tells who else does.
     """
 
-    cluster: Cluster
     job: str
-    peers: frozenset[int]
+    peers: Collection[int]
 
 
 @dataclass(frozen=True)
@@ -127,19 +127,16 @@ class MeasureTransport:
 
 @dataclass(frozen=True)
 class SendByMPI:
-    """Send data to `peers` by MPI, and to no others."""
-
-    peers: frozenset[int]
+    """Send data to all ranks by MPI."""
 
 
 @dataclass(frozen=True)
 class StartWorker:
-    """Start a worker of this cluster, or (None) of the one that the options name.
+    """Start a worker of the `Cluster` that was told before, or else of the one the options name.
 
     One rank `announces` that a cluster to join has to be waited for.
     """
 
-    cluster: Cluster | None
     settings: WorkerSettings
     announces: bool = False
 

@@ -28,7 +28,7 @@ class RankTransport:
 
     def __init__(self, comm: Communicator) -> None:
         self._comm = comm
-        self._cluster: Cluster | None = None
+        self._started = False
 
     def start(self, order: StartTransport) -> None:
         """Take part."""
@@ -37,20 +37,19 @@ class RankTransport:
         threshold = os.environ.get(_THRESHOLD)
         settings: dict[str, Any] = {} if threshold is None else {"threshold": int(threshold)}
         _transport.enable(self._comm.mpi, job=order.job, peers=order.peers, **settings)
-        self._cluster = order.cluster
+        self._started = True
 
     def options_of_worker(self, options: Options) -> Options:
         """Let the worker of this rank have an address that tells of MPI."""
-        return dataclasses.replace(options, protocol="mpi") if self._cluster else options
+        return dataclasses.replace(options, protocol="mpi") if self._started else options
 
-    async def measure(self, order: MeasureTransport) -> TransportMeasured:
+    async def measure(self, order: MeasureTransport, cluster: Cluster) -> TransportMeasured:
         """Compare MPI with the stream, on the way to the worker of another rank."""
         from distributed import Security
 
         from mpidask import _transport
 
-        assert self._cluster is not None
-        security = self._cluster.security or Security()
+        security = cluster.security or Security()
         arguments = security.get_connection_args("worker")
         comparing = _transport.compare(order.address, order.rank, arguments)
         try:
@@ -60,11 +59,11 @@ class RankTransport:
             gain = 0.0
         return TransportMeasured(gain)
 
-    def send_to(self, peers: frozenset[int]) -> None:
-        """Send to these ranks by MPI, and to no others."""
+    def send_to_all(self) -> None:
+        """Send to all ranks by MPI."""
         from mpidask import _transport
 
-        _transport.send_to(peers)
+        _transport.send_to(range(self._comm.size))
 
     def keep_within(self, memory_limit: int | None) -> None:
         """Leave most of the memory of this rank's worker to its tasks."""
@@ -77,7 +76,7 @@ class RankTransport:
         """Take part no more; tell whether MPI is done with all transfers."""
         from mpidask import _transport
 
-        if self._cluster is None:
+        if not self._started:
             return True
-        self._cluster = None
+        self._started = False
         return await asyncio.to_thread(_transport.disable, timeout)

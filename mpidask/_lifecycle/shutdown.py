@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 from mpidask._lifecycle.messages import Done, End
-from mpidask._lifecycle.startup import Startup, reporting_progress
+from mpidask._lifecycle.startup import Startup, reporting_progress, some_of
 from mpidask._log import WORD_INTERVAL, logger
 from mpidask._mpi import job_exit
 
@@ -66,7 +66,7 @@ class Shutdown:
         return f"no answer from {self._places()} yet"
 
     def _places(self) -> str:
-        return ", ".join(self._startup.place(rank) for rank in sorted(self._busy))
+        return some_of(self._busy, self._startup.place)
 
     def _give_up(self) -> None:
         end_job(

@@ -14,9 +14,9 @@ from mpidask._placement.resources import worker_settings
 
 
 def start_orders(
-    message: object, startup: Startup, options: Options
+    rank: int, message: object, startup: Startup, options: Options
 ) -> Iterator[tuple[int, object]]:
-    """Yield ranks and the orders to send them now.
+    """Yield ranks and the orders to send them now, as an answer to the message of a rank.
 
     When all ranks are ready the scheduler is to start; when it has, the transport and the
     workers are.
@@ -24,13 +24,15 @@ def start_orders(
     if isinstance(message, Cluster):
         startup.transport = TransportPlan.of(options, startup.nodes, startup.roles)
     if startup.transport is not None:
-        yield from startup.transport.orders(message, startup.workers)
+        yield from startup.transport.orders(rank, message, startup.workers)
     match message:
         case RankReady() if startup.everyone_is_ready and startup.roles.scheduler is None:
             yield from _worker_orders(None, startup, options)  # the scheduler runs elsewhere
         case RankReady() if startup.everyone_is_ready:
             yield _scheduler_order(startup, options)
         case Cluster():
+            # By itself: it has the credentials, and is the same for all.
+            yield from ((worker, message) for worker in startup.roles.workers)
             yield from _worker_orders(message, startup, options)
 
 
@@ -52,4 +54,4 @@ def _worker_orders(
         name += f"-{uuid.uuid4().hex[:8]}"  # other jobs may join the same cluster
     settings = worker_settings(startup.nodes, roles.workers, name=name, nthreads=options.nthreads)
     for rank in roles.workers:
-        yield rank, StartWorker(cluster, settings[rank], announces=rank == roles.leader)
+        yield rank, StartWorker(settings[rank], announces=rank == roles.leader)

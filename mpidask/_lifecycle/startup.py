@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass, field
 
 from mpidask._errors import StartupError
@@ -39,19 +40,23 @@ class Startup:
     cluster: Cluster | None = None
     workers: dict[int, WorkerStarted] = field(default_factory=dict)
     failures: list[tuple[int, Failed]] = field(default_factory=list)
+    failed_duties: Counter[str] = field(default_factory=Counter)
     transport: TransportPlan | None = None
+    _alike: dict[Node, Node] = field(default_factory=dict)
 
     def hear(self, rank: int, message: object) -> None:
         """Take note of a message to the leader."""
         match message:
             case RankReady(node):
-                self.nodes[rank] = node
+                # Unbound ranks of a host tell the same, with hundreds of CPUs: keep it once.
+                self.nodes[rank] = self._alike.setdefault(node, node)
             case Cluster():
                 self.cluster = message
             case WorkerStarted():
                 self.workers[rank] = message
             case Failed(duty="scheduler" | "worker", final=True):
                 self.failures.append((rank, message))
+                self.failed_duties[message.duty] += 1
 
     @property
     def everyone_is_ready(self) -> bool:
@@ -61,9 +66,13 @@ class Startup:
     def complete(self) -> bool:
         if self.roles.scheduler is None:
             return self.everyone_is_ready
-        if self.transport is not None and self.transport.measuring:
+        if self._measuring is not None:
             return False
         return self.cluster is not None and len(self.workers) >= self.wanted
+
+    @property
+    def _measuring(self) -> int | None:
+        return None if self.transport is None else self.transport.measuring
 
     @property
     def missing(self) -> list[int]:
@@ -72,14 +81,15 @@ class Startup:
             return [rank for rank in range(self.size) if rank not in self.nodes]
         if self.cluster is None and self.roles.scheduler is not None:
             return [self.roles.scheduler]
+        if len(self.workers) >= self.wanted and self._measuring is not None:
+            return [self._measuring]
         answered = self.workers.keys() | {rank for rank, _ in self.failures}
         return [rank for rank in self.roles.workers if rank not in answered]
 
     def raise_if_hopeless(self) -> None:
         """Raise `StartupError` if so many have failed that the start can't complete."""
-        duties = [failed.duty for _, failed in self.failures]
-        left = len(self.roles.workers) - duties.count("worker")
-        if "scheduler" in duties or left < self.wanted:
+        left = len(self.roles.workers) - self.failed_duties["worker"]
+        if self.failed_duties["scheduler"] or left < self.wanted:
             raise self.failed()
 
     def failed(self) -> StartupError:
@@ -97,11 +107,10 @@ class Startup:
     def timed_out(self, timeout: float) -> StartupError:
         """Make the error that says who is missing."""
         missing = self.missing
-        duties = ", ".join(f"{self.place(rank)} ({self.roles.of(rank)})" for rank in missing[:20])
-        more = f" and {len(missing) - 20} more" if len(missing) > 20 else ""
+        named = some_of(missing, lambda rank: f"{self.place(rank)} ({self.roles.of(rank)})")
         return StartupError(
             f"the cluster did not start within {timeout:g} s (startup_timeout): "
-            f"{self.progress()}; no answer from {duties}{more}",
+            f"{self.progress()}; no answer from {named}",
             rank=missing[0] if missing else None,
             host=self.host(missing[0]) if missing else None,
         )
@@ -112,7 +121,10 @@ class Startup:
             return f"{len(self.nodes)} of {self.size} ranks are here"
         if self.cluster is None and self.roles.scheduler is not None:
             return "the scheduler is not up"
-        return f"{len(self.workers)} of {len(self.roles.workers)} workers are up"
+        up = f"{len(self.workers)} of {len(self.roles.workers)} workers are up"
+        if len(self.workers) >= self.wanted and self._measuring is not None:
+            return f"{up}, {self.place(self._measuring)} compares MPI with sockets"
+        return up
 
     def host(self, rank: int) -> str | None:
         return self.nodes[rank].host if rank in self.nodes else None
@@ -149,6 +161,12 @@ class Startup:
             if self.cluster.dashboard_open_to:
                 parts.append(f"open to {self.cluster.dashboard_open_to}")
         return ", ".join(parts)
+
+
+def some_of(ranks: Collection[int], name: Callable[[int], str]) -> str:
+    """Name ranks in a message, the first 20 of many."""
+    more = f" and {len(ranks) - 20} more" if len(ranks) > 20 else ""
+    return ", ".join(map(name, sorted(ranks)[:20])) + more
 
 
 def _count(number: int, noun: str) -> str:

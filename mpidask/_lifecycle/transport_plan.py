@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 
 from mpidask._dask.worker import has_workers_in_ranks
 from mpidask._errors import MPIDaskError
 from mpidask._lifecycle.messages import (
     Cluster,
+    Failed,
     MeasureTransport,
     SendByMPI,
     StartTransport,
@@ -22,8 +23,6 @@ from mpidask._mpi import launcher
 from mpidask._options import Options
 from mpidask._placement.node import Node
 
-#: Kinds of pairs of ranks.
-WITHIN, BETWEEN = "within nodes", "between nodes"
 #: How many times as fast as sockets MPI must be.
 _WORTHWHILE = 1.3
 
@@ -57,18 +56,19 @@ class TransportPlan:
     ----------
     nodes : mapping of int to Node
         Where each rank is.
-    by_mpi : set of str
-        The kinds of pairs for which it does.
+    everywhere : bool
+        Whether it does between nodes, too.
     unmeasured : bool
         Whether it is to be measured between nodes, by the first two workers that can.
-    measuring : bool
-        Whether they do now.
+    measuring : int or None
+        The rank that does so now.
     """
 
     nodes: Mapping[int, Node]
-    by_mpi: set[str]
+    everywhere: bool = False
     unmeasured: bool = False
-    measuring: bool = False
+    measuring: int | None = None
+    _first: int | None = None  # the first worker that was up
 
     @classmethod
     def of(cls, options: Options, nodes: Mapping[int, Node], roles: Roles) -> TransportPlan | None:
@@ -76,45 +76,61 @@ class TransportPlan:
         if options.transport == "socket" or not has_workers_in_ranks(options):
             return None
         if options.transport == "mpi":
-            return cls(nodes, {WITHIN, BETWEEN})
-        return cls(nodes, {WITHIN}, unmeasured=True)
+            return cls(nodes, everywhere=True)
+        return cls(nodes, unmeasured=True)
 
-    def _kind(self, one: int, other: int) -> str:
-        places = {(self.nodes[rank].host, self.nodes[rank].network) for rank in (one, other)}
-        return WITHIN if len(places) == 1 else BETWEEN
+    def _place(self, rank: int) -> tuple[str, str]:
+        return self.nodes[rank].host, self.nodes[rank].network
 
-    def _peers(self, rank: int) -> frozenset[int]:
-        others = self.nodes.keys() - {rank}
-        return frozenset(other for other in others if self._kind(rank, other) in self.by_mpi)
-
-    def _pair_to_measure(self, workers: Iterable[int]) -> tuple[int, int] | None:
-        one, *others = sorted(workers)
-        return next(((one, other) for other in others if self._kind(one, other) == BETWEEN), None)
+    def _groups(self) -> list[frozenset[int]]:
+        """Give the ranks of each node: those that a rank may send to before it is measured."""
+        groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for rank in self.nodes:
+            groups[self._place(rank)].append(rank)
+        return [frozenset(ranks) for ranks in groups.values()]
 
     def orders(
-        self, message: object, workers: Mapping[int, WorkerStarted]
+        self, rank: int, message: object, workers: Mapping[int, WorkerStarted]
     ) -> Iterator[tuple[int, object]]:
         """Yield ranks and the orders to send them now, while the cluster starts or runs."""
         match message:
             case Cluster():
-                job = uuid.uuid4().hex  # nobody outside knows it
-                for rank in self.nodes:
-                    yield rank, StartTransport(message, job, self._peers(rank))
-            case WorkerStarted() if self.unmeasured and (pair := self._pair_to_measure(workers)):
-                one, other = pair
-                self.unmeasured, self.measuring = False, True
-                yield one, MeasureTransport(other, workers[other].address)
+                yield from self._start()
+            case WorkerStarted() if self.unmeasured:
+                yield from self._measure(rank, workers)
+            case Failed(duty="transport"):
+                self.measuring = None
             case TransportMeasured(gain):
-                self.measuring = False
+                self.measuring = None
                 if gain >= _WORTHWHILE:
-                    self.by_mpi.add(BETWEEN)
-                    for rank in self.nodes:
-                        yield rank, SendByMPI(self._peers(rank))
+                    self.everywhere = True
+                    order = SendByMPI()
+                    yield from ((one, order) for one in self.nodes)
+
+    def _start(self) -> Iterator[tuple[int, StartTransport]]:
+        """Let all take part. The ranks of a node get the same, so nobody gets a list of all."""
+        job = uuid.uuid4().hex  # nobody outside knows it
+        groups: Sequence[Collection[int]] = self._groups()
+        if self.everywhere or len(groups) == 1:
+            groups = [range(len(self.nodes))]
+        for ranks in groups:
+            order = StartTransport(job, ranks)
+            yield from ((rank, order) for rank in ranks)
+
+    def _measure(
+        self, rank: int, workers: Mapping[int, WorkerStarted]
+    ) -> Iterator[tuple[int, MeasureTransport]]:
+        """Let the first worker measure the way to the first one on another node."""
+        if self._first is None:
+            self._first = rank
+        elif self._place(rank) != self._place(self._first):
+            self.unmeasured, self.measuring = False, self._first
+            yield self._first, MeasureTransport(rank, workers[rank].address)
 
     def summary(self) -> str:
         """Say by which way data goes."""
-        kinds = {self._kind(*pair) for pair in combinations(self.nodes, 2)}
-        chosen = kinds & self.by_mpi
-        if not chosen:
-            return "data by sockets"
-        return "data by MPI" + ("" if chosen == kinds else f" {chosen.pop()}")
+        groups = self._groups()
+        if self.everywhere or (len(groups) == 1 and len(self.nodes) > 1):
+            return "data by MPI"
+        within = any(len(ranks) > 1 for ranks in groups)
+        return "data by MPI within nodes" if within else "data by sockets"

@@ -19,7 +19,7 @@ from mpidask._dask.discovery import find_cluster
 from mpidask._dask.memory import watch_memory
 from mpidask._dask.rank_worker import CLUSTER_ENDS, TASK_EXIT, status_of
 from mpidask._errors import SchedulerFileError
-from mpidask._lifecycle.messages import Failed, StartWorker, WorkerStarted
+from mpidask._lifecycle.messages import Cluster, Failed, StartWorker, WorkerStarted
 from mpidask._log import WORD_INTERVAL, logger
 from mpidask._mpi.deadline import Deadline
 from mpidask._options import Options
@@ -41,6 +41,8 @@ class WorkerSupervisor:
     ----------
     options : Options
     order : StartWorker
+    cluster : Cluster or None
+        The cluster of the worker; None: the one that the options name.
     report : callable
         Called with each message for the leader.
     on_cluster_end : callable
@@ -51,14 +53,16 @@ class WorkerSupervisor:
         self,
         options: Options,
         order: StartWorker,
+        cluster: Cluster | None,
         report: Callable[[object], None],
         on_cluster_end: Callable[[], object],
     ) -> None:
         self._options = options
         self._order = order
+        self._cluster = cluster
         self._report = report
         self._on_cluster_end = on_cluster_end
-        self._joins = order.cluster is None
+        self._joins = cluster is None
         self._worker: Any = None
         self._stopping = False
 
@@ -116,10 +120,10 @@ class WorkerSupervisor:
     async def _start(self, attempt: int) -> None:
         self._worker = None  # how the former one ended is no matter, should this one not be made
         try:
-            if self._order.cluster is None:
+            if self._cluster is None:
                 await self._join(attempt)
             else:
-                self._worker = self._make(self._order.cluster, attempt)
+                self._worker = self._make(self._cluster, attempt)
                 self._worker.on_cluster_end = self._on_cluster_end  # the order to end comes later
                 await self._worker
         except (SystemExit, KeyboardInterrupt) as error:  # of what it runs at its start

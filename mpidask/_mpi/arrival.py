@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from mpidask._errors import StartupError, name_ranks
@@ -88,31 +88,53 @@ def _missing_are_reported(comm: MPI.Intracomm) -> bool:
 
 
 async def _report_missing_ranks(comm: MPI.Intracomm, timeout: float, reporter: int) -> None:
-    """Tell every rank that this one is here, hear who else is, and give up."""
+    """Find out who is here, and give up."""
     import socket
 
-    from mpi4py import MPI
-
-    rank, size, tag = comm.Get_rank(), comm.Get_size(), _report_tag(comm)
-    present = {rank: socket.gethostname()}
-    requests = [comm.isend(present[rank], other, tag) for other in range(size) if other != rank]
-    status = MPI.Status()
-    answering = Deadline(3)
-    while answering.left and len(present) < size:
-        while comm.iprobe(tag=tag, status=status):
-            present[status.Get_source()] = comm.recv(source=status.Get_source(), tag=tag)
-        for request in requests:
-            request.Test()
-        await asyncio.sleep(0.03)
-    missing = sorted(set(range(size)) - set(present))
-    reporter = next(r for r in (reporter, 0, *sorted(present)) if r in present)
+    everyone = range(comm.Get_size())
+    speakers = _possible_speakers(reporter, comm.Get_size())
+    present = {comm.Get_rank(): socket.gethostname()}
+    await _roll_call(comm, speakers, present)
+    if present.keys().isdisjoint(speakers):  # then few ranks are here, and each may speak
+        speakers = everyone
+        await _roll_call(comm, speakers, present)
+    reporter = next(one for one in speakers if one in present)
     # The program can't end in peace: MPI_Finalize would wait for the missing ranks.
-    job_exit.abort_at_exit(1, grace=0 if rank == reporter else 15)
-    if rank != reporter:
+    job_exit.abort_at_exit(1, grace=0 if comm.Get_rank() == reporter else 15)
+    if comm.Get_rank() != reporter:
         return
+    missing = sorted(set(everyone) - set(present))
+    hosts = sorted(set(present.values()))
     raise StartupError(
         f"{name_ranks(missing)} did not reach mpidask within {timeout:g} s "
         f"(startup_timeout): still busy in the program before the cluster starts, "
-        f"or ended. Here are {name_ranks(present)} on {', '.join(sorted(set(present.values())))}",
+        f"or ended. Here are {name_ranks(present)} on {', '.join(hosts[:20])}"
+        + (", ..." if len(hosts) > 20 else ""),
         rank=missing[0] if missing else None,
     )
+
+
+def _possible_speakers(reporter: int, size: int) -> Sequence[int]:
+    """Give the ranks of which one reports the missing: few, on many nodes, any may be missing."""
+    powers = (2**n for n in range(size.bit_length()))
+    spread = [one for one in (reporter, 0, *powers, size - 1) if one < size]
+    return list(dict.fromkeys(spread))
+
+
+async def _roll_call(comm: MPI.Intracomm, speakers: Sequence[int], present: dict[int, str]) -> None:
+    """Tell the speakers that this rank is here, speakers all; note who is, and on which host."""
+    from mpi4py import MPI
+
+    rank, size, tag = comm.Get_rank(), comm.Get_size(), _report_tag(comm)
+    told = range(size) if rank in speakers else speakers
+    requests = [comm.isend(present[rank], other, tag) for other in told if other != rank]
+    status = MPI.Status()
+    answering = Deadline(3)
+    others_speak = False
+    while answering.left and len(present) < size and not others_speak:
+        while comm.iprobe(tag=tag, status=status):
+            present[status.Get_source()] = comm.recv(source=status.Get_source(), tag=tag)
+        requests = [request for request in requests if not request.Test()]
+        # Speakers alone speak to other ranks, unless none was found.
+        others_speak = rank not in speakers and not present.keys() <= {rank, *speakers}
+        await asyncio.sleep(0.03)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +32,9 @@ def allgather(comm: MPI.Intracomm, item: object, what: str) -> list[Any]:
     gathered = bytearray(sum(lengths))
     request = comm.Iallgatherv([data, MPI.BYTE], [gathered, list(lengths), None, MPI.BYTE])
     wait(request, None, pauses(_LONGEST_PAUSE))
-    ends = [sum(lengths[: rank + 1]) for rank in range(len(lengths))]
     return [
-        pickle.loads(gathered[end - size : end]) for end, size in zip(ends, lengths, strict=True)
+        pickle.loads(gathered[end - size : end])
+        for end, size in zip(itertools.accumulate(lengths), lengths, strict=True)
     ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -95,13 +96,20 @@ def threads_per_worker(nodes: Mapping[int, Node], workers: Collection[int]) -> d
 
 
 def _divide(nodes: Mapping[int, Node]) -> dict[int, int]:
-    users = Counter(cpu for node in nodes.values() for cpu in node.cpus)
-    shares = {rank: sum(1 / users[cpu] for cpu in node.cpus) for rank, node in nodes.items()}
+    users: Counter[int] = Counter()
+    masks = Counter(node.cpus for node in nodes.values())  # few: most ranks share or split CPUs
+    for cpus, ranks in masks.items():
+        for cpu in cpus:
+            users[cpu] += ranks
+    share = {cpus: sum(1 / users[cpu] for cpu in cpus) for cpus in masks}
     # A cgroup may let its processes keep fewer CPUs busy than they may run on.
     available = min([len(users), *(node.cpu_quota for node in nodes.values() if node.cpu_quota)])
-    shares = {rank: share * available / len(users) for rank, share in shares.items()}
+    shares = {rank: share[node.cpus] * available / len(users) for rank, node in nodes.items()}
     threads = dict.fromkeys(shares, 1)
+    needs = [(1 - share, order, rank) for order, (rank, share) in enumerate(shares.items())]
+    heapq.heapify(needs)
     for _ in range(available - len(threads)):
-        neediest = max(shares, key=lambda rank: shares[rank] - threads[rank])
+        _, order, neediest = needs[0]
         threads[neediest] += 1
+        heapq.heapreplace(needs, (threads[neediest] - shares[neediest], order, neediest))
     return threads

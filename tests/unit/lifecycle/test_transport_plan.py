@@ -10,6 +10,7 @@ from mpidask._lifecycle.messages import (
     Cluster,
     Failed,
     MeasureTransport,
+    SendByMPI,
     StartTransport,
     StartWorker,
     TransportMeasured,
@@ -38,9 +39,11 @@ class Start:
     def hear(self, rank, message):
         """Give the orders about the transport that answer a message, by rank."""
         self.startup.hear(rank, message)
-        orders = list(start_orders(message, self.startup, self.options))
+        orders = list(start_orders(rank, message, self.startup, self.options))
         self.kinds = [type(order) for _, order in orders]
-        return {rank: order for rank, order in orders if not isinstance(order, StartWorker)}
+        self.sent = orders
+        others = (Cluster, StartWorker)
+        return {rank: order for rank, order in orders if not isinstance(order, others)}
 
     def up(self, *ranks):
         """Let the workers of some ranks start, and give the orders that follow."""
@@ -55,14 +58,14 @@ class Start:
 
 
 def peers(orders):
-    return {rank: set(order.peers) for rank, order in orders.items()}
+    return {rank: set(order.peers) - {rank} for rank, order in orders.items()}
 
 
 def test_all_ranks_take_part_before_the_workers_start():
     start = Start("a", "a", "a", "b", transport="mpi")
     orders = start.hear(0, CLUSTER)
     assert peers(orders) == {0: {1, 2, 3}, 1: {0, 2, 3}, 2: {0, 1, 3}, 3: {0, 1, 2}}
-    assert start.kinds == [StartTransport] * 4 + [StartWorker] * 2
+    assert start.kinds == [StartTransport] * 4 + [Cluster] * 2 + [StartWorker] * 2
     assert len({order.job for order in orders.values()}) == 1
     assert start.hear(0, CLUSTER)[0].job != orders[0].job
     assert not start.up(2, 3)
@@ -82,10 +85,10 @@ def test_nodes_are_measured_by_the_first_two_workers():
     start = Start("a", "a", "a", "a", "b", "b")
     assert peers(start.hear(0, CLUSTER))[2] == {0, 1, 3}
     assert not start.up(3, 2)
-    assert start.up(4) == {2: MeasureTransport(4, "mpi://4")}
+    assert start.up(4) == {3: MeasureTransport(4, "mpi://4")}
     assert not start.up(5)
     assert not start.startup.complete
-    assert peers(start.hear(2, TransportMeasured(1.31)))[4] == {0, 1, 2, 3, 5}
+    assert start.hear(3, TransportMeasured(1.31)) == dict.fromkeys(range(6), SendByMPI())
     assert start.startup.complete
     assert start.way() == "data by MPI"
 
@@ -104,6 +107,30 @@ def test_a_network_that_does_not_serve_mpi():
     assert not start.hear(2, TransportMeasured(1.29))
     assert start.startup.complete
     assert start.way() == "data by MPI within nodes"
+
+
+def test_a_measurement_that_fails_leaves_sockets():
+    start = Start("a", "a", "a", "b")
+    start.hear(0, CLUSTER)
+    start.up(2, 3)
+    assert start.startup.missing == [2]
+    assert start.startup.progress() == (
+        "2 of 2 workers are up, rank 2 on a compares MPI with sockets"
+    )
+    assert not start.hear(2, Failed("transport", "ImportError: no module named mpidask"))
+    assert start.startup.complete
+    assert start.way() == "data by MPI within nodes"
+
+
+def test_a_rank_that_never_ends_its_measurement_is_named():
+    start = Start("a", "a", "a", "b")
+    start.hear(0, CLUSTER)
+    start.up(2, 3)
+    error = start.startup.timed_out(300)
+    assert str(error).endswith(
+        "rank 2 on a compares MPI with sockets; no answer from rank 2 on a (worker)"
+    )
+    assert (error.rank, error.host) == (2, "a")
 
 
 def test_every_rank_on_a_node_of_its_own():

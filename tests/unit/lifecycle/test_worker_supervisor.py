@@ -42,6 +42,11 @@ class FakeWorker:
         self.close_reason, self.status = reason, Status.closed
 
 
+def supervise(cluster, said):
+    order = StartWorker(WorkerSettings("w", 1, 1))
+    return WorkerSupervisor(Options.resolve({}), order, cluster, said.append, lambda: None)
+
+
 @pytest.mark.parametrize(
     "fates, pauses",
     [
@@ -61,8 +66,7 @@ def test_only_failures_make_it_slower(monkeypatch, fates, pauses):
         slept.append(pytest.approx(pause))
 
     monkeypatch.setattr(worker_supervisor.asyncio, "sleep", sleep)
-    order = StartWorker(Cluster("tcp://127.0.0.1:1"), WorkerSettings("w", 1, 1))
-    supervisor = WorkerSupervisor(Options.resolve({}), order, said.append, lambda: None)
+    supervisor = supervise(Cluster("tcp://127.0.0.1:1"), said)
     asyncio.run(supervisor.run())
     assert slept == pauses
     failures = fates.count(FAILS) + fates.count(UNMADE)
@@ -84,8 +88,7 @@ def test_results_that_do_not_move_are_told(monkeypatch, error, why):
 
     monkeypatch.setattr(workers, "retire", retire)
     said = []
-    order = StartWorker(None, WorkerSettings("w", 1, 1))
-    supervisor = WorkerSupervisor(Options.resolve({}), order, said.append, lambda: None)
+    supervisor = supervise(None, said)
     supervisor._worker = worker = FakeWorker(None)
     asyncio.run(supervisor.stop())
     assert worker.close_reason == CLUSTER_ENDS
