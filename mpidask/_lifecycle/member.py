@@ -145,7 +145,10 @@ class Member:
         options = self._transport.options_of_worker(self._options)
         if order.cluster is not None:
             options = self._gangs.options_of_worker(options, order.cluster)
-        self._worker = WorkerSupervisor(options, order, self._report, self._expect_end)
+        found = None
+        if self._comm.rank != self._roles.client:
+            found = self._settings.enter_context(contextlib.ExitStack())
+        self._worker = WorkerSupervisor(options, order, self._report, self._expect_end, found)
         await self._worker.run()
 
     @property
