@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _credentials: dict[str, Any] = {}
 #: Seconds in which a client notices that its scheduler has ended.
 _NOTICE = 0.5
+#: Seconds that clients which tasks have left open have to close.
+_CLOSE_TIMEOUT = 2
 
 
 def credentials_for(connection: Mapping[str, Any]) -> Any:
@@ -46,6 +48,8 @@ def credentials_for(connection: Mapping[str, Any]) -> Any:
 @contextlib.contextmanager
 def found_by_clients(cluster: Cluster, *, direct: bool = False) -> Iterator[None]:
     """Let a bare `distributed.Client()` find the cluster, and be let in.
+
+    Of each process, one thing does this at a time: the block of the client rank, or its worker.
 
     Parameters
     ----------
@@ -89,13 +93,34 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 def give_up_reconnecting(cluster: Cluster) -> None:
     """Close the clients of a scheduler that has ended: they would try for half a minute."""
+    for client, loop in _clients_of(cluster.address):
+        loop.add_callback(_close_if_lost, client)
+
+
+def _clients_of(address: str) -> Iterator[tuple[Client, Any]]:
+    """Find all clients of a cluster in this process, and their loops, whoever has made them."""
     from distributed import Client
 
-    # Also those that the program has made; there is no public list of all.
-    for client in list(Client._instances):
-        ours = client.scheduler is not None and client.scheduler.address == cluster.address
-        if ours and client.loop is not None:
-            client.loop.add_callback(_close_if_lost, client)
+    for client in list(Client._instances):  # there is no public list of all
+        ours = client.scheduler is not None and client.scheduler.address == address
+        if ours and client.loop is not None and client.status != "closed":
+            yield client, client.loop
+
+
+async def close_clients_of_tasks(address: str) -> None:
+    """Close the clients that tasks have left open in the process of a worker that ends.
+
+    They would try to reconnect while Python ends, and say so at length.
+    """
+    # In threads: in its event loop, a client that tries to reconnect would first wait for that.
+    closing = [
+        asyncio.wrap_future(in_daemon_thread(client.close, _CLOSE_TIMEOUT))
+        for client, loop in _clients_of(address)
+        if loop.asyncio_loop.is_running()
+    ]
+    closed = asyncio.gather(*closing, return_exceptions=True)
+    with at_log_level(logging.CRITICAL), contextlib.suppress(asyncio.TimeoutError):
+        await asyncio.wait_for(closed, _CLOSE_TIMEOUT + 1)
 
 
 async def _close_if_lost(client: Client) -> None:

@@ -13,10 +13,11 @@ import cloudpickle
 from distributed import Nanny, Worker
 from distributed.core import Status
 
+from mpidask._dask.client import close_clients_of_tasks, found_by_clients
+from mpidask._dask.cluster import Cluster
 from mpidask._dask.log_level import at_log_level
 from mpidask._dask.memory import watch_memory
 from mpidask._dask.rank_worker import RETIRED, status_of
-from mpidask._tls import expect_ends_of_processes
 
 #: What the child process of a nanny sets for itself, for as long as it lives.
 _settings = contextlib.ExitStack()
@@ -69,24 +70,26 @@ def with_child(nanny: type, child: type) -> type:
 def _make_worker(pickled_class: bytes, log_level: int, **kwargs: Any) -> Any:
     """Make the worker in the child process of a `QuietNanny`."""
     _settings.enter_context(at_log_level(log_level))
-    expect_ends_of_processes()
+    cluster = Cluster(kwargs["scheduler_ip"], kwargs["security"])
+    _settings.enter_context(found_by_clients(cluster))
     _leave_interrupts_to_the_nanny()
-    worker = _that_tells_if_retired(cloudpickle.loads(pickled_class))(**kwargs)
+    worker = _worker_of_nanny(cloudpickle.loads(pickled_class))(**kwargs)
     watch_memory(worker)
     return worker
 
 
-def _that_tells_if_retired(base: type) -> type:
+def _worker_of_nanny(base: type) -> type:
     """Derive a class of workers that tell their nanny if the scheduler has retired them.
 
     The scheduler forgets such a worker, and the answer to a heartbeat may close it before
-    the order to close does, for another reason.
+    the order to close does, for another reason. Its process ends with it.
     """
 
     class WorkerOfNanny(base):  # type: ignore[misc]
         async def close(self, *args: Any, **kwargs: Any) -> Any:
             if "reason" in kwargs and status_of(self) == Status.closing_gracefully:
                 kwargs["reason"] = RETIRED
+            await close_clients_of_tasks(self.scheduler.address)
             return await super().close(*args, **kwargs)
 
     WorkerOfNanny.__name__ = base.__name__

@@ -157,8 +157,11 @@ class Member:
         options = self._transport.options_of_worker(self._options)
         if self._cluster is not None:
             options = self._gangs.options_of_worker(options, self._cluster)
+        found = None
+        if self._comm.rank != self._roles.client:
+            found = self._settings.enter_context(contextlib.ExitStack())
         self._worker = WorkerSupervisor(
-            options, order, self._cluster, self._report, self._expect_end
+            options, order, self._cluster, self._report, self._expect_end, found
         )
         await self._worker.run()
         self._report(Finished("worker"))

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mpidask._dask import worker as workers
+from mpidask._dask.client import close_clients_of_tasks, found_by_clients
 from mpidask._dask.discovery import find_cluster
 from mpidask._dask.memory import watch_memory
 from mpidask._dask.rank_worker import CLUSTER_ENDS, TASK_EXIT, status_of
@@ -47,6 +48,9 @@ class WorkerSupervisor:
         Called with each message for the leader.
     on_cluster_end : callable
         Called when the scheduler closes the worker, since the cluster ends.
+    found_by_tasks : contextlib.ExitStack, optional
+        Holds what lets a `Client()` of a task find the cluster; whoever gives it closes it at
+        the end. None on the client rank, whose block sees to that, and to the clients.
     """
 
     def __init__(
@@ -56,14 +60,17 @@ class WorkerSupervisor:
         cluster: Cluster | None,
         report: Callable[[object], None],
         on_cluster_end: Callable[[], object],
+        found_by_tasks: contextlib.ExitStack | None = None,
     ) -> None:
         self._options = options
         self._order = order
         self._cluster = cluster
         self._report = report
         self._on_cluster_end = on_cluster_end
+        self._found_by_tasks = found_by_tasks
         self._joins = cluster is None
         self._worker: Any = None
+        self._address = ""  # of the scheduler whose clients are those of tasks
         self._stopping = False
 
     async def run(self) -> None:
@@ -130,6 +137,10 @@ class WorkerSupervisor:
             raise RuntimeError("the worker has left the program") from error
 
     def _make(self, cluster: Any, attempt: int) -> Any:
+        if self._found_by_tasks is not None:
+            self._found_by_tasks.close()  # of a cluster that this rank had joined before
+            self._found_by_tasks.enter_context(found_by_clients(cluster))
+            self._address = cluster.address
         worker = workers.make_worker(self._options, self._order.settings, cluster, attempt)
         if self._options.protocol == "mpi":
             from mpidask._transport import answer_probes, buffer_pool
@@ -191,6 +202,7 @@ class WorkerSupervisor:
     async def _stop(self) -> None:
         from distributed.core import Status
 
+        await close_clients_of_tasks(self._address)
         if self._joins:
             await self._retire()
         elif workers.is_up(self._worker):

@@ -668,6 +668,43 @@ def test_clients_that_the_program_forgot(run, block):
     assert (result.status, result.stdout) == (0, "3\n"), result.stderr
 
 
+@pytest.mark.parametrize("ranks, nanny", [(4, False), (4, True), (None, False)])
+def test_clients_that_tasks_make(run, ranks, nanny):
+    """They are of the job's cluster, need no closing, and leave no configuration behind."""
+    result = run(
+        f"""
+        import threading
+
+        import dask
+        from distributed import Client
+        from mpidask import mpi_dask
+
+        def add_up(*address):
+            client = Client(*address, timeout=20)
+            return client.scheduler.address, client.submit(sum, [1, 2]).result(), client.security
+
+        with mpi_dask(dashboard=False, exit=False, nanny={nanny}) as client:
+            if client is not None:
+                own, found = client.scheduler.address, []
+                for address in client.scheduler_info(n_workers=-1)["workers"]:
+                    for given in ([], [own]):
+                        made = client.submit(add_up, *given, workers=[address], pure=False)
+                        found.append(made.result())
+                thread = threading.Thread(target=lambda: found.append(add_up()))
+                thread.start()
+                thread.join()
+                assert {{(at, total) for at, total, _ in found}} == {{(own, 3)}}, found
+                assert all(security.require_encryption for _, _, security in found)
+        print(*map(dask.config.get, ["scheduler-address", "distributed.client.security-loader"],
+                   ["as found", None]))
+        """,
+        ranks=ranks,
+    )
+    assert result.status == 0, result.stderr
+    assert result.stdout.splitlines() == ["as found None"] * (ranks or 1)
+    one_line(result)
+
+
 def test_used_twice_or_nested(run):
     result = run(
         """
