@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
+import resource
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mpidask._dask import dashboard
 from mpidask._dask.cluster import Cluster
+from mpidask._log import logger
 from mpidask._placement.network import LOOPBACK
 
 if TYPE_CHECKING:
@@ -18,6 +21,11 @@ if TYPE_CHECKING:
 
     from mpidask._dask.monitor import Monitor
     from mpidask._options import Options
+
+
+#: Open files of a scheduler: each worker's stream and heartbeats, and what it is asked; and all
+#: else, such as libraries, clients and the dashboard.
+_FILES_PER_WORKER, _FILES_FOR_ALL_ELSE = 3, 200
 
 
 def make_security(option: Any) -> Any:
@@ -68,6 +76,34 @@ def arrange_pages(options: Options, scheduler: Scheduler, http_prefix: str) -> N
     web_pages.serve_nothing_else(scheduler.http_application, http_prefix)
     if options.dashboard and dashboard.installed() and "dashboard" not in options.scheduler_options:
         late_dashboard.install(scheduler, http_prefix)
+
+
+@contextlib.contextmanager
+def enough_files(workers: int) -> Iterator[None]:
+    """Let a scheduler of this process open as many files as it may, as `dask scheduler` does.
+
+    It says so if that is not enough for the connections of so many workers.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = _FILES_FOR_ALL_ELSE + _FILES_PER_WORKER * workers
+    unlimited = hard == resource.RLIM_INFINITY
+    if not unlimited and hard < needed:
+        logger.warning(
+            "the scheduler may open %d files (ulimit -Hn), but the connections of %d workers take "
+            "up to %d: the last ones may not get in. Ask for a higher limit, or start fewer ranks "
+            "with more threads each (nthreads)",
+            hard,
+            workers,
+            needed,
+        )
+    if soft != resource.RLIM_INFINITY:
+        allowed = max(soft, needed) if unlimited else hard
+        with contextlib.suppress(OSError, ValueError):  # some systems have a lower limit still
+            resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def call_before_close(scheduler: Scheduler, callback: Callable[[], object]) -> None:

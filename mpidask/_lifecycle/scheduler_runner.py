@@ -12,6 +12,7 @@ from mpidask._dask.scheduler import (
     call_before_close,
     describe_cluster,
     ended_idle,
+    enough_files,
     make_security,
     start_monitor,
     start_scheduler,
@@ -52,6 +53,12 @@ class SchedulerRunner:
         self, on_start: Callable[[Scheduler], object], before_close: Callable[[], object]
     ) -> None:
         """Run the scheduler until it ends."""
+        with enough_files(len(self._order.places)):
+            await self._run(on_start, before_close)
+
+    async def _run(
+        self, on_start: Callable[[Scheduler], object], before_close: Callable[[], object]
+    ) -> None:
         path = self._options.scheduler_file
         if path is not None:
             await scheduler_file.in_time(scheduler_file.check_replaceable, path)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import resource
 import socket
 import warnings
 from types import SimpleNamespace
 
 import dask
+import psutil
 import pytest
 
 from mpidask._dask import scheduler as schedulers
@@ -253,3 +255,51 @@ def test_running_tasks():
     assert workers.running_tasks(object()) == ()
     busy = SimpleNamespace(active_threads={1: "a-1", 2: ("b", 2)})
     assert workers.running_tasks(busy) == ("a-1", "('b', 2)")
+
+
+# -- Open files. -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def file_limit():
+    """Lower the limit of open files that is in force, and give the one that may be set."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1] // 2, before[1]))
+    yield before[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_scheduler_may_open_as_many_files_as_the_system_allows(file_limit, caplog):
+    with schedulers.enough_files(10):
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (file_limit, file_limit)
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (file_limit // 2, file_limit)
+    assert not caplog.records
+
+
+def test_too_few_files_for_the_workers_are_told(file_limit, caplog):
+    workers = file_limit // 3
+    with schedulers.enough_files(workers):
+        pass
+    (record,) = caplog.records
+    assert (record.name, record.levelno) == ("mpidask", logging.WARNING)
+    assert record.args == (file_limit, workers, 3 * workers + 200)
+    assert f"may open {file_limit} files (ulimit -Hn)" in record.getMessage()
+
+
+def test_connections_that_a_worker_takes():
+    """As many files as `enough_files` counts on, and not far fewer."""
+
+    async def test():
+        async with started(options()) as (scheduler, start_worker):
+            for number in range(4):
+                worker = await start_worker(f"w{number}")
+                await worker.heartbeat()
+            await scheduler.broadcast(msg={"op": "identity"})
+            sockets = psutil.Process().net_connections("tcp")
+            port = scheduler.port
+            accepted = sum(
+                one.laddr.port == port and one.status == psutil.CONN_ESTABLISHED for one in sockets
+            )
+            return accepted + scheduler.rpc.open
+
+    assert run(test) == 4 * schedulers._FILES_PER_WORKER
