@@ -123,8 +123,15 @@ class MPICluster:
             return self._place if rank == own else place(rank) or f"rank {rank}"
 
         timeout = self._options.shutdown_timeout
-        job_exit.expect_end(self._members.mpi, name, left=order.leave, timeout=timeout)
-        if order.leave and own != self._roles.client:
+        goes_on_alone = order.leave and own == self._roles.client
+        job_exit.expect_end(
+            self._members.mpi,
+            name,
+            left=order.leave,
+            goes_on_alone=goes_on_alone,
+            timeout=timeout,
+        )
+        if order.leave and not goes_on_alone:
             leftovers.leave_behind(self._place, timeout)
         else:
             leftovers.tell_of_threads(self._place)

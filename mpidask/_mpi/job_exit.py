@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import gc
 import os
 import signal
@@ -22,6 +23,7 @@ from mpidask._log import flush_output, logger, logging_to_stderr
 from mpidask._mpi import leftovers
 from mpidask._mpi.deadline import Deadline
 from mpidask._mpi.last_meeting import LastMeeting
+from mpidask._mpi.lonely_calls import CallWatch
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -58,6 +60,7 @@ class _Plan:
         self.grace = 0.0
         self.failure_grace: float = _FAILURE_GRACE
         self.cluster_runs = False
+        self.calls: CallWatch | None = None
         self.process = os.getpid()
 
 
@@ -74,7 +77,12 @@ def wait_at_exit_for(comm: MPI.Intracomm, *, speakers: tuple[int, ...]) -> None:
 
 
 def expect_end(
-    comm: MPI.Intracomm, place: Callable[[int], str], *, left: bool, timeout: float
+    comm: MPI.Intracomm,
+    place: Callable[[int], str],
+    *,
+    left: bool,
+    goes_on_alone: bool,
+    timeout: float,
 ) -> None:
     """Say how the program goes on after a cluster.
 
@@ -86,13 +94,19 @@ def expect_end(
         Names a rank of it, with its host.
     left : bool
         Whether all ranks but one leave the program now.
+    goes_on_alone : bool
+        Whether this is that one.
     timeout : float
         Seconds that other ranks have at most, should this one end by an error.
     """
+    from mpi4py import MPI
+
     _plan.failure_grace = min(timeout, _FAILURE_GRACE)
     for meeting in _plan.meetings:
         if meeting.comm is comm:
             meeting.place, meeting.left = place, left
+            if goes_on_alone and MPI.Query_thread() == MPI.THREAD_MULTIPLE:
+                _plan.calls = CallWatch(meeting, functools.partial(_abort_in_call, meeting))
 
 
 def set_cluster_runs(runs: bool) -> None:
@@ -154,6 +168,8 @@ def _leave(how: str = "ended") -> None:
 
     if MPI.Is_finalized() or os.getpid() != _plan.process:  # a child of this rank's
         return
+    if _plan.calls is not None:
+        _plan.calls.stop()
     leftovers.wait_until_left_behind()
     flush_output()
     if _plan.cluster_runs and _plan.abort_with is None:
@@ -170,6 +186,18 @@ def _abort(status: int, *, after: float = 0) -> None:
 
     time.sleep(max(after, _FORWARDING_TIME))
     MPI.COMM_WORLD.Abort(status)
+
+
+def _abort_in_call(meeting: LastMeeting, call: str) -> None:
+    with logging_to_stderr():
+        logger.error(
+            "%s waits in %s for ranks that have left the program, as they do after the first "
+            "cluster: give exit=False, and all go on. Ending the job with exit status 1",
+            meeting.place(meeting.comm.Get_rank()),
+            call,
+        )
+    flush_output()
+    _abort(1)
 
 
 def _explain(how: str) -> None:

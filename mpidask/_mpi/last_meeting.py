@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 #: Seconds of waiting after which a rank tells the speakers that it is here.
 _TELLING = 5
-#: The tag of that, which neither a `Communicator` nor a transfer uses.
-_HERE = 20_000
+#: The tags of that, and of what the last one is told; no `Communicator` or transfer uses them.
+_HERE, _LAST = 20_000, 20_001
 #: So many missing ranks are named with their hosts.
 _PLACES = 5
 
@@ -45,6 +45,7 @@ class LastMeeting:
         self.speakers = [rank for rank in speakers if rank < comm.Get_size()]
         self._here = {comm.Get_rank()}
         self._told: list[MPI.Request] = []
+        self._last_is_told = False
         self._barriers: list[MPI.Request] = []
 
     @property
@@ -62,6 +63,7 @@ class LastMeeting:
             if not quiet.left and not self._told:
                 self._tell()
             self._hear()
+            self._tell_the_last()
             return unless()
 
         said = self._said if self.speaks else None
@@ -76,6 +78,10 @@ class LastMeeting:
         if len(self._barriers) == number:
             self._barriers.append(self.comm.Ibarrier())
         return self._barriers[number]
+
+    def others_wait(self) -> bool:
+        """Tell, on the last rank after ``exit=True``, whether all others wait for it."""
+        return self.comm.Iprobe(tag=_LAST)
 
     def missing(self) -> str:
         """Name the ranks that have not come, as far as this rank has heard."""
@@ -102,10 +108,20 @@ class LastMeeting:
         from mpi4py import MPI
 
         status = MPI.Status()
-        while self.speaks and self.comm.Iprobe(tag=_HERE, status=status):
+        while self.comm.Iprobe(tag=_LAST):
+            self.comm.Recv([bytearray(), MPI.BYTE], tag=_LAST)
+        while self.comm.Iprobe(tag=_HERE, status=status):
             self.comm.Recv([bytearray(), MPI.BYTE], status.Get_source(), _HERE)
             self._here.add(status.Get_source())
         return False
+
+    def _tell_the_last(self) -> None:
+        from mpi4py import MPI
+
+        missing = set(range(self.comm.Get_size())) - self._here if self.speaks else set()
+        if self.left and len(missing) == 1 and not self._last_is_told:
+            self._last_is_told = True
+            self._told.append(self.comm.Issend([b"", MPI.BYTE], missing.pop(), _LAST))
 
 
 def _pauses() -> Iterator[float]:

@@ -477,6 +477,26 @@ def test_an_error_on_some_ranks_ends_the_job_that_waits_for_them(run, failing):
         assert "rank 1 on " in said[0] or "other ranks may" in said[0]
 
 
+def test_a_collective_with_ranks_that_have_left_ends_the_job(run):
+    result = run(
+        """
+        from mpi4py import MPI
+        from mpidask import mpi_dask_main
+        from mpidask._mpi import last_meeting
+
+        last_meeting._TELLING = 1
+        mpi_dask_main(print)()
+        comm = MPI.COMM_WORLD
+        comm.Barrier()
+        """,
+        ranks=3,
+        limit=60,
+    )
+    assert result.status != 0
+    (said,) = (line for line in result.said if "have left the program" in line)
+    assert "rank 1 on " in said and "waits in comm.Barrier() (" in said and "exit=False" in said
+
+
 LEFT_BY_TASKS = """
 import multiprocessing, subprocess, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor, TimeoutError

@@ -1,0 +1,75 @@
+"""The ends of ranks, and what is told of them."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import threading
+
+from mpidask._mpi import job_exit, leftovers, lonely_calls
+
+
+def test_a_rank_that_served_has_a_status_for_python_but_none_for_the_launcher():
+    error = job_exit.ServedExit(3)
+    assert (error.code, error.args) == (3, (3,))
+    program = (
+        "from mpidask._mpi.job_exit import ServedExit\n"
+        "try:\n    raise ServedExit(3)\n"
+        "except SystemExit as error:\n    print(error.code, flush=True)\n    raise\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "3\n", "")
+
+
+def test_python_calls_before_it_waits_for_the_threads_of_pools():
+    """By a private function of Python's."""
+    program = (
+        "import threading\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from mpidask._mpi import leftovers\n"
+        "ended = threading.Event()\n"
+        "leftovers._call_before_threads_are_waited_for(ended.set)\n"
+        "ThreadPoolExecutor(1).submit(lambda: print(ended.wait(30), flush=True))\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "True\n"), ended.stderr
+
+
+def test_many_leftovers_are_counted():
+    assert leftovers._listed(["a", "b"]) == "a; b"
+    assert leftovers._listed(list("abcdefg")) == "a; b; c; d; e; and 2 more"
+
+
+class Holder:
+    def __init__(self, inner):
+        self.inner = inner
+
+    @property
+    def computed(self):
+        raise AssertionError("code of the program's was run")
+
+
+def test_the_call_that_a_frame_is_in_is_found_and_its_names_without_running_code():
+    inside, leave = threading.Event(), threading.Event()
+    holder = Holder(leave)
+
+    def wait():
+        here = holder
+        inside.set(), here.inner.wait(30)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    inside.wait()
+    # The call of a lock, in threading.Event.wait, is innermost; that of `wait` lies around it.
+    frame = sys._current_frames()[thread.ident]
+    while frame.f_code is not wait.__code__:
+        frame = frame.f_back
+    calls = list(lonely_calls._current_calls(frame))
+    leave.set()
+    thread.join()
+    assert "here.inner.wait(30)" in map(ast.unparse, calls)
+    (call,) = (call for call in calls if ast.unparse(call) == "here.inner.wait(30)")
+    assert lonely_calls._value(call.func.value, frame) is leave
+    computed = ast.parse("here.computed.wait").body[0].value.value
+    assert isinstance(lonely_calls._value(computed, frame), property)
