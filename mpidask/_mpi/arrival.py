@@ -17,6 +17,8 @@ from mpidask._mpi.polling import poll
 if TYPE_CHECKING:
     from mpi4py import MPI
 
+#: Seconds that ranks have to say that they are here, when others are missing.
+_ANSWERING = 3
 #: Private duplicates made so far, and how many clusters used each. They stay until the
 #: program leaves, because the ranks meet on them once more then.
 _duplicates: list[tuple[MPI.Intracomm, Iterator[int]]] = []
@@ -129,7 +131,7 @@ async def _roll_call(comm: MPI.Intracomm, speakers: Sequence[int], present: dict
     told = range(size) if rank in speakers else speakers
     requests = [comm.isend(present[rank], other, tag) for other in told if other != rank]
     status = MPI.Status()
-    answering = Deadline(3)
+    answering = Deadline(_ANSWERING)
     others_speak = False
     while answering.left and len(present) < size and not others_speak:
         while comm.iprobe(tag=tag, status=status):

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import logging
 import pickle
 import signal
+import sys
 import threading
 import time
 from collections import defaultdict
+from pathlib import Path
 
 import dask
 import distributed  # noqa: F401 (takes seconds, not to be part of a time-out)
 import pytest
 
+import mpidask
 from mpidask import StartupError
 from mpidask._dask import worker as workers
 from mpidask._lifecycle import (
@@ -652,3 +656,43 @@ def test_members_report_before_anything_else():
     rank, message = run(test)
     assert rank in range(3)
     assert isinstance(message, RankReady)
+
+
+# -- Many ranks. ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def lead():
+    """Give the function that lets a leader start and end a job of simulated ranks."""
+    path = Path(__file__).parents[2] / "benchmarks" / "simulated_ranks.py"
+    spec = importlib.util.spec_from_file_location("simulated_ranks", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.lead
+
+
+def lines_and_bytes(lead, ranks, transport):
+    """Give the lines of mpidask that a leader runs, and the bytes of all messages, a rank."""
+    lines, ours = 0, str(Path(mpidask.__file__).parent)
+
+    def trace(frame, event, arg):
+        nonlocal lines
+        lines += event == "line"
+        return trace if frame.f_code.co_filename.startswith(ours) else None
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        *_, sent = asyncio.run(lead(ranks, transport))
+    finally:
+        sys.settrace(before)
+    return lines / ranks, sum(sent.values()) / ranks
+
+
+@pytest.mark.parametrize("transport", ["auto", "mpi", "socket"])
+def test_start_and_end_cost_each_rank_the_same_in_a_larger_job(lead, transport):
+    asyncio.run(lead(4, transport))  # imports
+    few, many = (lines_and_bytes(lead, ranks, transport) for ranks in (128, 640))
+    assert many[0] < 1.1 * few[0]
+    assert many[1] < 1.1 * few[1]
+    assert many[1] < 4000
