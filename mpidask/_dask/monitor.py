@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from mpidask._dask import summary as summaries
 from mpidask._dask.daemon_thread import in_daemon_thread, in_time
+from mpidask._dask.failures import Failures
 from mpidask._dask.progress import Progress
 from mpidask._dask.scheduler import call_before_close
 from mpidask._dask.summary import Summary
@@ -36,12 +36,15 @@ class Monitor:
     ----------
     options : Options
     scheduler : distributed.Scheduler
-    ranks : mapping of str to str
-        Where the ranks are, by the names of their workers.
+    places : Places
+    failures : Failures
+        What the summary tells of tasks that raised.
     """
 
-    def __init__(self, options: Options, scheduler: Scheduler, ranks: Mapping[str, str]) -> None:
-        tally, places = Tally(scheduler), Places(ranks)
+    def __init__(
+        self, options: Options, scheduler: Scheduler, places: Places, failures: Failures
+    ) -> None:
+        tally = Tally(scheduler)
         scheduler.add_plugin(tally)
         call_before_close(scheduler, self._stop_counting)
         self._scheduler = scheduler
@@ -52,7 +55,7 @@ class Monitor:
         self._summary: Summary | None = None
         if options.summary is not None:
             self._file = summaries.file(options.summary)
-            self._summary = Summary(scheduler, tally, places)
+            self._summary = Summary(scheduler, tally, places, failures)
             self._tasks.append(asyncio.create_task(self._keep_summary(self._summary)))
         if options.progress is not None:
             progress = Progress(scheduler, tally, options.progress, places)

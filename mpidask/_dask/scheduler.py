@@ -126,7 +126,7 @@ def ended_idle(scheduler: Scheduler) -> bool:
 async def start_monitor(
     options: Options, scheduler: Scheduler, places: Mapping[str, str]
 ) -> Monitor | None:
-    """Watch over the work in the scheduler's event loop, if an option asks for it.
+    """Watch over the work in the scheduler's event loop: over failures, and as options ask.
 
     Parameters
     ----------
@@ -140,14 +140,18 @@ async def start_monitor(
     MPIDaskError
         If the summary can't be written.
     """
-    if options.progress is None and options.summary is None:
-        return None
     from mpidask._dask import summary
+    from mpidask._dask.failures import Failures
     from mpidask._dask.monitor import Monitor
+    from mpidask._dask.tally import Places
 
     if options.summary is not None:
         await asyncio.to_thread(summary.file(options.summary).check)
-    return Monitor(options, scheduler, places)
+    failures = Failures(scheduler, Places(places))
+    scheduler.add_plugin(failures)
+    if options.progress is None and options.summary is None:
+        return None
+    return Monitor(options, scheduler, Places(places), failures)
 
 
 def describe_cluster(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask.utils import format_bytes
 
+from mpidask._dask.failures import Failures
 from mpidask._dask.output_file import OutputFile
 from mpidask._dask.tally import Places, Tally
 from mpidask._dask.units import duration
@@ -31,6 +32,8 @@ _IDLE = 0.5
 _SAMPLES = 10
 #: What is asked for beyond the most memory that was used.
 _HEADROOM = 1.2
+#: So many kinds of failures are named to people, those of most tasks.
+_NAMED = 3
 
 
 def file(path: str) -> OutputFile:
@@ -67,10 +70,14 @@ class Summary:
     scheduler : distributed.Scheduler
     tally : Tally
     places : Places
+    failures : Failures
     """
 
-    def __init__(self, scheduler: Scheduler, tally: Tally, places: Places) -> None:
+    def __init__(
+        self, scheduler: Scheduler, tally: Tally, places: Places, failures: Failures
+    ) -> None:
         self._scheduler = scheduler
+        self._failures = failures
         self._tally = tally
         self._places = places
         self._began = self._sampled = time.monotonic()
@@ -116,6 +123,7 @@ class Summary:
             "seconds": round(time.monotonic() - self._began, 3),
             "seconds_to_first_task": None if first is None else round(first - self._began, 3),
             "tasks": {name: getattr(self._tally, name) for name in counted},
+            "failures": [one.content() for one in self._failures.kinds],
             "thread_seconds": round(sum(one.threads * one.seconds for one in workers), 3),
             "busy_thread_seconds": round(self._busy_seconds(), 3),
             "bytes_moved": self._bytes_moved(),
@@ -154,6 +162,7 @@ class Summary:
         )
         parts = [f"{tasks['done']} tasks done" + (f", {counts}" if counts else "")]
         parts[0] += f" in {duration(now['seconds'])}"
+        parts += self._about_failures()
         if offered:
             busy = min(1, now["busy_thread_seconds"] / offered)
             parts.append(f"threads busy {busy:.0%} of the time")
@@ -179,6 +188,13 @@ class Summary:
                 f"{advice['their_idle_share']:.0%} of the time"
             )
         return [line]
+
+    def _about_failures(self) -> list[str]:
+        kinds = sorted(self._failures.kinds, key=lambda one: -one.count)
+        if not kinds:
+            return []
+        more = f" and {len(kinds) - _NAMED} more kinds" if len(kinds) > _NAMED else ""
+        return [f"failed: {', '.join(map(str, kinds[:_NAMED]))}{more}"]
 
     def _about_memory(self) -> list[str]:
         if not self._workers:

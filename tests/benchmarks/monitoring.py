@@ -26,6 +26,7 @@ from types import SimpleNamespace
 
 from distributed import Client, Scheduler, Worker, performance_report
 
+from mpidask._dask.failures import Failures
 from mpidask._dask.monitor import Monitor
 from mpidask._dask.progress import Progress
 from mpidask._dask.summary import Summary
@@ -80,7 +81,7 @@ async def overhead(rounds: int, tasks: int) -> None:
             for number in range(rounds):
                 seconds = {}
                 for watched in (True, False) if number % 2 else (False, True):
-                    monitor = Monitor(options, scheduler, {}) if watched else None
+                    monitor = monitored(options, scheduler) if watched else None
                     seconds[watched] = await batch(client, tasks)
                     if monitor is not None:
                         await monitor.finish(0)
@@ -129,11 +130,17 @@ def state(workers: int) -> None:
     tally = Tally(scheduler)
     places = Places({f"mpidask-{n}": f"rank {n} on node{n // 64}" for n in range(workers)})
     tally.pending = 10**6
-    progress, summary = Progress(scheduler, tally, 300, places), Summary(scheduler, tally, places)
+    progress = Progress(scheduler, tally, 300, places)
+    summary = Summary(scheduler, tally, places, Failures(scheduler, places))
     print(f"{workers} workers")
     timed("a line of progress", progress.line)
     timed("a sample for the summary", summary.sample)
     timed("the summary", summary.text)
+
+
+def monitored(options: Options, scheduler: Scheduler) -> Monitor:
+    places = Places({})
+    return Monitor(options, scheduler, places, Failures(scheduler, places))
 
 
 async def report(tasks: int) -> None:

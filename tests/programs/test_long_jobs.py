@@ -288,3 +288,31 @@ def test_the_page_names_all_of_the_summary(run, tmp_path):
     ):
         assert part.keys() == like.keys()
         assert names >= part.keys()
+
+
+@pytest.mark.parametrize("ranks", [3, None])
+def test_a_failed_task_that_nobody_waits_for_is_told(run, ranks):
+    result = run(
+        """
+        import time
+        from distributed import fire_and_forget
+        from mpidask import mpi_dask
+
+        def save(path):
+            raise OSError(f"no room for {path}")
+
+        with mpi_dask(dashboard=False) as client:
+            fire_and_forget(client.submit(save, "it"))
+            deadline = time.monotonic() + 60
+            while not client.run_on_scheduler(lambda dask_scheduler: dask_scheduler.erred_tasks):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+            assert isinstance(client.submit(save, "more").exception(), OSError)
+        """,
+        ranks=ranks,
+    )
+    assert result.status == 0, result.stderr
+    _, line = result.messages
+    place = "rank 2 on" if ranks else "worker "
+    assert line.startswith("mpidask: task save-") and f" failed on {place}" in line
+    assert line.endswith(": OSError('no room for it')")

@@ -13,9 +13,10 @@ from types import SimpleNamespace
 
 import dask
 import pytest
-from distributed import Client, Scheduler, Worker, wait
+from distributed import Client, Scheduler, Worker, fire_and_forget, wait
 
 from mpidask._dask import tally as tallies
+from mpidask._dask.failures import Failures
 from mpidask._dask.monitor import Monitor
 from mpidask._dask.output_file import OutputFile
 from mpidask._dask.progress import Progress
@@ -48,6 +49,12 @@ async def cluster(workers=1, **arguments):
             await stack.enter_async_context(worker)
         client = await stack.enter_async_context(Client(server.address, asynchronous=True))
         yield server, tally, client
+
+
+def watched(server, places=None):
+    failures = Failures(server, places or Places({}))
+    server.add_plugin(failures)
+    return failures
 
 
 def run(test):
@@ -338,7 +345,7 @@ def test_the_summary_adds_up():
         places = Places({"mpidask-2": "rank 2 on node1", "mpidask-3": "rank 3 on node2"})
         async with cluster(workers=2) as (server, tally, client):
             began = time.monotonic()
-            summary = Summary(server, tally, places)
+            summary = Summary(server, tally, places, watched(server, places))
             big = client.submit(bytes, 10**6, workers=["mpidask-2"])
             await client.submit(len, big, workers=["mpidask-3"])
             for _ in range(10):
@@ -378,7 +385,7 @@ def test_the_summary_adds_up():
 def test_bytes_moved_are_not_known_without_a_memory_limit():
     async def test():
         async with cluster(memory_limit=0) as (server, tally, _):
-            summary = Summary(server, tally, Places({}))
+            summary = Summary(server, tally, Places({}), watched(server))
             summary.sample()
             return summary
 
@@ -390,7 +397,7 @@ def test_bytes_moved_are_not_known_without_a_memory_limit():
 def test_a_few_looks_tell_nothing_of_idle_workers():
     async def test():
         async with cluster() as (server, tally, _):
-            summary = Summary(server, tally, Places({}))
+            summary = Summary(server, tally, Places({}), watched(server))
             for number in range(20):
                 summary.sample()
                 idle = summary.content()["advice"]["idle_workers"]
@@ -403,7 +410,7 @@ def test_spilled_bytes_are_counted(tmp_path):
     async def test():
         arguments = {"memory_limit": "1 TiB", "local_directory": str(tmp_path)}
         async with cluster(**arguments) as (server, tally, client):
-            summary = Summary(server, tally, Places({}))
+            summary = Summary(server, tally, Places({}), watched(server))
             kept = client.map(lambda n: bytes(100_000) + bytes([n]), range(5))
             await wait(kept)
             await until(lambda: summary.content()["bytes_spilled"] > 0)
@@ -417,11 +424,111 @@ def test_spilled_bytes_are_counted(tmp_path):
     assert "ask for more than" in lines[1]
 
 
+# -- Failures. -----------------------------------------------------------------------------
+
+
+def raise_(n, *, error=ValueError):
+    raise error(n)
+
+
+async def forgotten(client, tally, function, *args, **kwargs):
+    """Run a task that nobody waits for to its end."""
+    ended, future = tally.ended, client.submit(function, *args, pure=False, **kwargs)
+    fire_and_forget(future)
+    future.release()
+    await until(lambda: tally.ended > ended)
+    return future.key
+
+
+def test_failures_that_nobody_would_hear_of_are_told(said):
+    """One line for the first of each kind, the others counted; by those that raised."""
+
+    async def test():
+        places = Places({"mpidask-2": "rank 2 on node1"})
+        async with cluster() as (server, tally, client):
+            failures = watched(server, places)
+            told = [await forgotten(client, tally, raise_, 1)]
+            await forgotten(client, tally, raise_, 2)
+            told.append(await forgotten(client, tally, raise_, 3, error=LookupError))
+            cause = client.submit(raise_, 4, error=OSError)
+            result = client.submit(str, cause)
+            told.append(cause.key)
+            fire_and_forget(result)
+            cause.release()
+            result.release()
+            await until(lambda: tally.ended == 5)
+            await forgotten(client, tally, str, 5)
+            await server.close()
+            return told, failures.kinds
+
+    told, kinds = run(test)
+    expected = zip(told, ["ValueError(1)", "LookupError(3)", "OSError(4)"], strict=True)
+    lines = [f"task {key} failed on rank 2 on node1: {error}" for key, error in expected]
+    assert said() == [*lines, "more tasks failed whose results nobody waits for: 1"]
+    assert [(one.task, one.exception_type, one.count) for one in kinds] == [
+        ("raise_", "ValueError", 2),
+        ("raise_", "LookupError", 1),
+        ("raise_", "OSError", 1),
+    ]
+
+
+def test_a_task_that_failed_before_it_was_to_be_forgotten(said):
+    async def test():
+        async with cluster() as (server, _, client):
+            watched(server)
+            future = client.submit(raise_, 1)
+            await wait(future)
+            fire_and_forget(future)
+            await until(lambda: server.clients["fire-and-forget"].wants_what)
+            assert said() == []
+            await server.close()
+
+    run(test)
+    (line,) = said()
+    assert line.endswith("ValueError(1)")
+
+
+def test_failures_that_a_client_hears_of_are_for_the_summary(said):
+    async def test():
+        async with cluster() as (server, tally, client):
+            summary = Summary(server, tally, Places({}), watched(server))
+            tasks = client.map(raise_, range(3)) + [client.submit(str, client.submit(raise_, 9))]
+            await wait(tasks)
+            await server.close()
+            return summary.content()["failures"], summary.lines()
+
+    (failure,), lines = run(test)
+    assert said() == []
+    assert (failure["task"], failure["exception_type"], failure["count"]) == (
+        "raise_",
+        "ValueError",
+        4,
+    )
+    assert failure["exception"] in [f"ValueError({n})" for n in (0, 1, 2, 9)]
+    assert failure["key"].startswith("raise_-") and "mpidask-2" in failure["place"]
+    assert "; failed: ValueError in raise_ (4 times); " in lines[0]
+
+
+def test_there_are_bounds_to_what_is_told_of_failures(said):
+    async def test():
+        async with cluster() as (server, tally, client):
+            watched(server)
+            kinds = [type(f"Error{n}", (Exception,), {}) for n in range(7)]
+            for kind in kinds:
+                await forgotten(client, tally, raise_, "x\n" * 1000, error=kind)
+            await server.close()
+
+    run(test)
+    assert [line.count("Error") for line in said()] == [1] * 5 + [0]
+    assert said()[-1].endswith(": 2")
+    assert max(map(len, said())) < 400
+
+
 def test_a_summary_of_nothing():
     scheduler = SimpleNamespace(
         workers={}, tasks={}, task_prefixes={}, cumulative_worker_metrics={}
     )
-    summary = Summary(scheduler, Tally(scheduler), Places({}))
+    summary = Summary(scheduler, Tally(scheduler), Places({}), Failures(scheduler, Places({})))
     summary.sample()
     content = json.loads(summary.text())
     assert (content["finished"], content["status"]) == (False, None)
@@ -461,7 +568,7 @@ def test_a_file_system_that_hangs_does_not_hold_the_scheduler(tmp_path, said, mo
         async with cluster() as (server, *_):
             server.remove_plugin(Tally.name)
             options = Options.resolve({"summary": tmp_path / "job.json", "shutdown_timeout": 1})
-            await Monitor(options, server, {}).finish(0)
+            await Monitor(options, server, Places({}), watched(server)).finish(0)
 
     run(test)
     hang.set()
