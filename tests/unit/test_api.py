@@ -26,6 +26,8 @@ from mpidask import (
 from mpidask._api import _with_client
 from mpidask._lifecycle.mpi_cluster import exit_status
 
+pytestmark = pytest.mark.loads_mpi
+
 # -- The public surface. -------------------------------------------------------------
 
 

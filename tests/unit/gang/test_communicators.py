@@ -9,6 +9,8 @@ from mpi4py import MPI
 
 from mpidask._gang import communicators
 
+pytestmark = pytest.mark.loads_mpi
+
 
 def exhausted():
     def create(group, tag):
