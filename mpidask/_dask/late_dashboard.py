@@ -112,11 +112,17 @@ class _Waiting(web.RequestHandler):
         if not await self._pages.loaded(0 if shows else _LONGEST_WAIT):
             self.write(_WAIT)
         elif self._pages.problem is None:
-            self.redirect(self.request.uri or "")
+            self.redirect(self._here)
         else:
             self.set_status(HTTPStatus.INTERNAL_SERVER_ERROR)
             text = f"The dashboard can't be loaded: {html.escape(self._pages.problem)}"
             self.write(_SKELETON.format(head="", text=text))
+
+    @property
+    def _here(self) -> str:
+        """The link of the page itself, relative: a proxy may have paths of its own."""
+        query = f"?{self.request.query}" if self.request.query else ""
+        return "./" + self.request.path.rpartition("/")[2] + query
 
 
 def _route(scheduler: Scheduler, prefix: str, pages: _LatePages) -> None:

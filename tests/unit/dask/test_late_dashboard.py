@@ -118,6 +118,19 @@ def test_a_websocket_can_be_the_first_to_ask():
     assert REFRESH not in run(test).body.decode()
 
 
+def test_the_way_to_the_real_page_leads_through_a_proxy():
+    """Which has other paths outside than the scheduler knows."""
+
+    async def test():
+        async with serving() as (link, _):
+            return await AsyncHTTPClient().fetch(
+                f"{link}?from=/a/b", raise_error=False, request_timeout=60, follow_redirects=False
+            )
+
+    answer = run(test)
+    assert (answer.code, answer.headers["Location"]) == (302, "./status?from=/a/b")
+
+
 def test_pages_that_need_no_bokeh_do_not_load_it(imports):
     paths = ["/health", "/info/main/workers.html", "/json/counts.json", "/metrics"]
 
