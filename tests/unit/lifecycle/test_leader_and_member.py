@@ -17,13 +17,20 @@ import pytest
 
 from mpidask import StartupError
 from mpidask._dask import worker as workers
-from mpidask._lifecycle import leader, scheduler_runner, shutdown, startup, worker_supervisor
+from mpidask._lifecycle import (
+    leader,
+    rank_gangs,
+    scheduler_runner,
+    shutdown,
+    startup,
+    worker_supervisor,
+)
 from mpidask._lifecycle import member as members
 from mpidask._lifecycle.leader import Leader
 from mpidask._lifecycle.member import Member
 from mpidask._lifecycle.messages import Done, End, Failed, RankReady
 from mpidask._lifecycle.roles import assign_roles
-from mpidask._mpi import job_exit, launcher
+from mpidask._mpi import job_exit
 from mpidask._mpi.communicator import TO_LEADER
 from mpidask._mpi.deadline import Deadline
 from mpidask._mpi.polling import poll
@@ -36,7 +43,7 @@ LIMIT = 30
 @pytest.fixture(autouse=True)
 def no_mpi(monkeypatch):
     """Nothing that needs MPI itself is tried."""
-    monkeypatch.setattr(launcher, "allows_threads", lambda: False)
+    monkeypatch.setattr(rank_gangs, "has_workers_in_ranks", lambda options: False)
 
 
 class FakeCommunicator:
