@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,20 +23,24 @@ _PACKAGES = (
 #: A variable of each batch system that is set in its jobs.
 _BATCH_SYSTEMS = {"SLURM_JOB_ID": "Slurm", "PBS_JOBID": "PBS", "LSB_JOBID": "LSF"}
 
-#: Starts of the variables that change how MPI works, and none that may hold a secret.
+#: Starts of the variables by which users tune MPI; of others, launchers' or keys, none is shown.
 _TUNING = (
-    "MPI4PY_",
-    "OMPI_MCA_",
-    "PRTE_MCA_",
-    "MPICH_",
-    "MPIR_",
-    "I_MPI_",
-    "UCX_",
-    "FI_",
-    "SLURM_MPI",
+    "MPI4PY_RC_",
+    *("MPICH_", "MPIR_CVAR_", "UCX_"),
+    *(f"FI_{name}" for name in ("PROVIDER", "LOG_", "TCP_", "SOCKETS_", "VERBS_", "CXI_", "EFA_")),
+    *(
+        f"I_MPI_{name}"
+        for name in ("ADJUST", "ASYNC", "DEBUG", "FABRICS", "OFI_", "PIN", "PMI_LIB")
+    ),
+    *(f"I_MPI_{name}" for name in ("HYDRA_BOOTSTRAP", "HYDRA_IFACE", "SHM", "THREAD")),
+    *(
+        f"OMPI_MCA_{name}"
+        for name in ("btl", "coll", "hwloc_", "io", "mpi_", "mtl", "opal_", "osc", "plm", "pml")
+    ),
+    *("OMPI_MCA_rmaps_", "OMPI_MCA_oob_", "OMPI_MCA_orte_base_help_aggregate"),
+    *(f"PRTE_MCA_{name}" for name in ("hwloc_", "oob_", "plm", "ras", "rmaps_")),
+    *("PMIX_MCA_gds", "PMIX_MCA_psec", "SLURM_MPI_TYPE"),
 )
-#: Those of them that Open MPI's launcher sets for itself.
-_NOT_TUNING = ("OMPI_MCA_PREFIXES", "OMPI_MCA_cpu_type", "OMPI_MCA_initial", "OMPI_MCA_num_")
 
 
 @dataclass(frozen=True)
@@ -143,13 +146,14 @@ def _options(given: Mapping[str, Any]) -> str:
 def _launched() -> str:
     told = _shown(launcher.size_variables())
     batch = [name for variable, name in _BATCH_SYSTEMS.items() if variable in os.environ]
-    mpirun = shutil.which("mpirun") or "not on the PATH"
-    return f"{told}; batch system: {', '.join(batch) or 'none'}; mpirun: {mpirun}"
+    command = launcher.command()
+    by = f"; started by {command}" if command else ""
+    return f"{told}; batch system: {', '.join(batch) or 'none'}{by}"
 
 
 def _tuning() -> str:
     names = (name for name in os.environ if name.startswith(_TUNING))
-    return _shown({name: os.environ[name] for name in names if not name.startswith(_NOT_TUNING)})
+    return _shown({name: os.environ[name] for name in names if not launcher.is_launchers(name)})
 
 
 def _shown(values: Mapping[str, Any]) -> str:

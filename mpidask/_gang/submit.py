@@ -68,8 +68,8 @@ def submit_mpi(
     NotEnoughRanksError
         If the job has fewer worker ranks than asked for.
     MPIDaskError
-        If the workers can't run MPI functions, since they are child processes of nannies, or
-        MPI was not initialised for threads; or if an asynchronous client is outside the job.
+        If the workers can't run MPI functions, since they are child processes of nannies; or if
+        an asynchronous client is outside the job.
 
     Notes
     -----

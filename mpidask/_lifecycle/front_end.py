@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from mpidask._dask import main_guard
 from mpidask._errors import MPIDaskError
 from mpidask._lifecycle import single_use
 from mpidask._lifecycle.gathering import Gathering, refuse
@@ -124,6 +125,7 @@ def prepared(
     TypeError, ValueError, MPIDaskError
         On one rank; the others raise `SystemExit`, so that the error is seen once.
     """
+    main_guard.check()
     single_use.check()
     with logging_to_stderr(), handled(interrupt, defer_to_user=True):
         block, options, runs_program = _choose(given, interrupt, front_end)

@@ -93,14 +93,13 @@ class Member:
         return order
 
     def _set_up_process(self) -> None:
+        self._settings.enter_context(launcher.hidden_from_children())
         if self._hosts_server:
             from mpidask._tls import expect_ends_of_processes
 
             self._settings.enter_context(at_log_level(self._options.log_level))
             expect_ends_of_processes()
-        if self._comm.rank in self._roles.workers and uses_nanny(self._options):
-            shield_worker_processes()
-            self._settings.enter_context(launcher.hidden_from_children())
+        shield_worker_processes()
 
     async def _follow_orders(self) -> End:
         while True:

@@ -11,7 +11,7 @@ from mpidask._dask.worker import has_workers_in_ranks
 from mpidask._gang import jobs
 from mpidask._lifecycle.roles import Roles
 from mpidask._log import logger
-from mpidask._mpi import job_exit, launcher
+from mpidask._mpi import job_exit
 from mpidask._mpi.communicator import Communicator
 from mpidask._mpi.polling import poll
 from mpidask._options import Options
@@ -26,12 +26,7 @@ if TYPE_CHECKING:
 def job_of(roles: Roles, options: Options) -> jobs.Job:
     """Give the ranks that can run functions together, or say why none can."""
     problem = ""
-    if not launcher.allows_threads():
-        problem = (
-            "MPI was not initialised for several threads at once: leave "
-            "mpi4py.rc.thread_level at its default 'multiple'"
-        )
-    elif not has_workers_in_ranks(options):
+    if not has_workers_in_ranks(options):
         problem = (
             "its workers are child processes of nannies, which MPI does not know: leave out "
             "nanny=True, or the worker_class"

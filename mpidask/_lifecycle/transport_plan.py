@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from mpidask._dask.worker import has_workers_in_ranks
-from mpidask._errors import MPIDaskError
 from mpidask._lifecycle.messages import (
     Cluster,
     Failed,
@@ -19,7 +18,6 @@ from mpidask._lifecycle.messages import (
     WorkerStarted,
 )
 from mpidask._lifecycle.roles import Roles
-from mpidask._mpi import launcher
 from mpidask._options import Options
 from mpidask._placement.node import Node
 
@@ -28,20 +26,9 @@ _WORTHWHILE = 1.3
 
 
 def possible_transport(options: Options, roles: Roles) -> str:
-    """Give the option `transport`, or "socket" where nothing else is possible.
-
-    Raises
-    ------
-    MPIDaskError
-        If MPI is asked for, and can't be used from several threads.
-    """
-    if options.transport == "mpi" and not launcher.allows_threads():
-        raise MPIDaskError(
-            "option transport='mpi' needs an MPI that several threads may use at once: leave "
-            "mpi4py.rc.thread_level at its default 'multiple', or the option at 'auto'"
-        )
+    """Give the option `transport`, or "socket" where nothing else is possible."""
     only_sockets = roles.scheduler is None or options.nanny or options.protocol is not None
-    return "socket" if only_sockets or not launcher.allows_threads() else options.transport
+    return "socket" if only_sockets else options.transport
 
 
 @dataclass

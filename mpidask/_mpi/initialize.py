@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from mpidask._log import flush_output, logger
 from mpidask._mpi.deadline import Deadline
@@ -26,7 +26,9 @@ _FIRST_WORD, _INTERVAL, _SPEAKERS = 10, 30, 3
 _STAGGER, _STAGGERED = 1, 10
 
 
-def import_mpi(rank: int, deadline: Deadline, *, speaks: bool) -> None:
+def import_mpi(
+    rank: int, deadline: Deadline, *, speaks: bool, before_init: Callable[[], None]
+) -> None:
     """Import `mpi4py.MPI`, and initialise MPI as mpi4py would.
 
     The process ends, with status 1, if other ranks have not come at the deadline.
@@ -38,6 +40,8 @@ def import_mpi(rank: int, deadline: Deadline, *, speaks: bool) -> None:
     deadline : Deadline
     speaks : bool
         Whether it says at the deadline why the process ends.
+    before_init : callable
+        Called when the library is known, and may raise.
     """
     import mpi4py
 
@@ -55,6 +59,7 @@ def import_mpi(rank: int, deadline: Deadline, *, speaks: bool) -> None:
     finally:
         rc.initialize, rc.finalize = before
     if not MPI.Is_initialized():
+        before_init()
         with _watched(rank, deadline, speaks):
             _init()
         _set_error_handlers()

@@ -267,24 +267,6 @@ def test_nannies_are_refused(passes):
     )
 
 
-def test_mpi_for_one_thread_at_a_time_is_refused(passes):
-    passes(
-        """
-        import mpi4py
-        mpi4py.rc.thread_level = "serialized"
-
-        with mpi_dask(transport="auto") as client:
-            assert client.submit(sum, [1, 2]).result() == 3
-            try:
-                submit_mpi(total)
-            except mpidask.MPIDaskError as error:
-                assert "thread_level" in str(error), error
-            print("good")
-        """,
-        ranks=3,
-    )
-
-
 def test_joined_workers_take_no_part(begin, start):
     """They are no ranks of the job, but their tasks, and clients outside, may ask for it."""
     job = begin(

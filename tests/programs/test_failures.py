@@ -165,18 +165,20 @@ def test_a_launcher_of_another_mpi_is_an_error(run, variables):
     assert result.stderr.count("Traceback") == 1
 
 
-def test_mpi_without_threads_is_an_error(run):
+@pytest.mark.parametrize("level", ["funneled", "serialized"])
+def test_mpi_without_threads_is_an_error(run, level):
+    """The event loop may call MPI at any time, so also beside a call of the program's."""
     result = run(
-        """
+        f"""
         import mpi4py
-        mpi4py.rc.thread_level = "funneled"
+        mpi4py.rc.thread_level = "{level}"
         from mpidask import mpi_dask_main
         mpi_dask_main(print)()
         """,
         limit=40,
     )
     assert result.status == 1
-    assert "MPIDaskError: MPI was initialised for one thread only" in result.stderr
+    assert "MPIDaskError: MPI was not initialised for several threads" in result.stderr
     assert result.stderr.count("Traceback") == 1
 
 

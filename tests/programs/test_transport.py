@@ -191,31 +191,6 @@ def test_a_value_that_cannot_be(run):
     assert result.stderr.count("Error") == 1
 
 
-SERIAL = """
-import mpi4py
-mpi4py.rc.thread_level = "serialized"
-"""
-
-
-def test_mpi_for_one_thread_at_a_time_means_sockets(passes):
-    line = passes(
-        SERIAL
-        + """
-with mpi_dask(transport="auto") as client:
-    move(client)
-    print("good")
-"""
-    )
-    assert ", data by sockets, " in line
-
-
-def test_mpi_for_one_thread_at_a_time_can_not_be_asked_for_data(run):
-    result = run(SERIAL + indented("with mpi_dask(transport='mpi'): pass"))
-    assert result.status == 1
-    assert "MPIDaskError: option transport='mpi' needs an MPI that several" in result.stderr
-    assert result.stderr.count("Error") == 1
-
-
 def test_scatter_and_gather(passes):
     passes(
         """

@@ -263,6 +263,9 @@ def test_a_block_is_no_client():
 def test_names_of_dask_mpi_lead_to_ours(name):
     with pytest.raises(ImportError, match=f"{name} is dask-mpi's, mpidask has none: "):
         exec(f"from mpidask import {name}")
+    with pytest.raises(AttributeError, match=f"{name} is dask-mpi's, mpidask has none: "):
+        getattr(mpidask, name)
+    assert not hasattr(mpidask, name)
     with pytest.raises(ImportError, match="cannot import name 'nonesuch'"):
         exec("from mpidask import nonesuch")
     assert not hasattr(mpidask, "nonesuch")

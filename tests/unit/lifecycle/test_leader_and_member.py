@@ -24,6 +24,7 @@ from mpidask._dask import worker as workers
 from mpidask._lifecycle import (
     leader,
     liveness_guard,
+    rank_gangs,
     scheduler_runner,
     shutdown,
     startup,
@@ -34,7 +35,7 @@ from mpidask._lifecycle.leader import Leader
 from mpidask._lifecycle.member import Member
 from mpidask._lifecycle.messages import Done, End, Failed, Finished, RankReady
 from mpidask._lifecycle.roles import assign_roles
-from mpidask._mpi import job_exit, launcher
+from mpidask._mpi import job_exit
 from mpidask._mpi.communicator import TO_LEADER
 from mpidask._mpi.deadline import Deadline
 from mpidask._mpi.polling import poll
@@ -47,7 +48,7 @@ LIMIT = 30
 @pytest.fixture(autouse=True)
 def no_mpi(monkeypatch):
     """Nothing that needs MPI itself is tried."""
-    monkeypatch.setattr(launcher, "allows_threads", lambda: False)
+    monkeypatch.setattr(rank_gangs, "has_workers_in_ranks", lambda options: False)
 
 
 class FakeCommunicator:

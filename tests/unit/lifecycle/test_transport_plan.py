@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from mpidask import MPIDaskError
-from mpidask._lifecycle import transport_plan
 from mpidask._lifecycle.messages import (
     Cluster,
     Failed,
@@ -173,26 +171,13 @@ def test_sockets_take_no_orders(options):
 # -- Where MPI is possible. -------------------------------------------------------------
 
 
-@pytest.fixture(params=[True, False])
-def threads(request, monkeypatch):
-    monkeypatch.setattr(transport_plan.launcher, "allows_threads", lambda: request.param)
-    return request.param
+def test_ranks_of_the_job_use_what_is_asked_for():
+    for transport in "auto", "mpi", "socket":
+        options = Options.resolve({"transport": transport})
+        assert possible_transport(options, assign_roles(4)) == transport
 
 
-def test_threads_are_needed(threads):
-    roles = assign_roles(4)
-    found = possible_transport(Options.resolve({}), roles)
-    assert found == ("auto" if threads else "socket")
-    asked = Options.resolve({"transport": "mpi"})
-    if threads:
-        assert possible_transport(asked, roles) == "mpi"
-    else:
-        with pytest.raises(MPIDaskError, match="several threads"):
-            possible_transport(asked, roles)
-
-
-def test_nannies_and_protocols_and_joined_workers_use_sockets(monkeypatch):
-    monkeypatch.setattr(transport_plan.launcher, "allows_threads", lambda: True)
+def test_nannies_and_protocols_and_joined_workers_use_sockets():
     for options in {"nanny": True}, {"protocol": "wss"}:
         assert possible_transport(Options.resolve(options), assign_roles(4)) == "socket"
     assert possible_transport(Options.resolve({}), assign_joining_roles(4)) == "socket"
