@@ -253,3 +253,12 @@ def test_running_tasks():
     assert workers.running_tasks(object()) == ()
     busy = SimpleNamespace(active_threads={1: "a-1", 2: ("b", 2)})
     assert workers.running_tasks(busy) == ("a-1", "('b', 2)")
+
+
+@pytest.mark.parametrize("own, threads", [("auto", 2), (3, 3)])
+def test_threads_are_the_leaders_to_divide_and_the_ranks_to_choose(own, threads):
+    async def test():
+        async with started(options(nthreads=own)) as (_, start_worker):
+            return (await start_worker(nthreads=2)).state.nthreads
+
+    assert run(test) == threads
