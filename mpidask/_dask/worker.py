@@ -36,7 +36,8 @@ def make_worker(
     inside = _is_inside(cluster)
     pages = options.dashboard and not inside and not dashboard.on_loopback(options)
     arguments = {
-        "nthreads": settings.nthreads,
+        # The leader has divided each node's CPUs; a number is this rank's own choice.
+        "nthreads": settings.nthreads if options.nthreads == "auto" else options.nthreads,
         "memory_limit": memory_limit() // settings.ranks_on_node if memory == "auto" else memory,
         "local_directory": options.local_directory,
         "interface": options.interface,

@@ -303,3 +303,12 @@ def test_connections_that_a_worker_takes():
             return accepted + scheduler.rpc.open
 
     assert run(test) == 4 * schedulers._FILES_PER_WORKER
+
+
+@pytest.mark.parametrize("own, threads", [("auto", 2), (3, 3)])
+def test_threads_are_the_leaders_to_divide_and_the_ranks_to_choose(own, threads):
+    async def test():
+        async with started(options(nthreads=own)) as (_, start_worker):
+            return (await start_worker(nthreads=2)).state.nthreads
+
+    assert run(test) == threads
