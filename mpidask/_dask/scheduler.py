@@ -38,7 +38,7 @@ def make_security(option: Any) -> Any:
 async def start_scheduler(
     options: Options, host: str | None, security: Any, http_prefix: str
 ) -> Scheduler:
-    """Start the scheduler, its dashboard left for later (see `late_dashboard`)."""
+    """Start the scheduler, its dashboard left for later (see `lazy_dashboard`)."""
     from distributed import Scheduler
 
     arguments = {
@@ -71,11 +71,11 @@ def page_arguments(options: Options, http_prefix: str) -> dict[str, Any]:
 
 def arrange_pages(options: Options, scheduler: Scheduler, http_prefix: str) -> None:
     """Keep a scheduler's pages below a path, and let those of the dashboard load late."""
-    from mpidask._dask import late_dashboard, web_pages
+    from mpidask._dask import lazy_dashboard, web_pages
 
     web_pages.serve_nothing_else(scheduler.http_application, http_prefix)
     if options.dashboard and dashboard.installed() and "dashboard" not in options.scheduler_options:
-        late_dashboard.install(scheduler, http_prefix)
+        lazy_dashboard.install(scheduler, http_prefix)
 
 
 @contextlib.contextmanager

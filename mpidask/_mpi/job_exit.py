@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from mpidask._log import flush_output, logger, logging_to_stderr
 from mpidask._mpi import leftovers
+from mpidask._mpi.abandoned_calls import CallWatch
 from mpidask._mpi.deadline import Deadline
-from mpidask._mpi.last_meeting import LastMeeting
-from mpidask._mpi.lonely_calls import CallWatch
+from mpidask._mpi.exit_barrier import ExitBarrier
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -55,7 +55,7 @@ class _Plan:
     """What this process does when it leaves."""
 
     def __init__(self) -> None:
-        self.meetings: list[LastMeeting] = []
+        self.barriers: list[ExitBarrier] = []
         self.abort_with: int | None = None
         self.grace = 0.0
         self.failure_grace: float = _FAILURE_GRACE
@@ -73,7 +73,7 @@ def wait_at_exit_for(comm: MPI.Intracomm, *, speakers: tuple[int, ...]) -> None:
     Those that are `speakers` say so when that takes long.
     """
     _register()
-    _plan.meetings.append(LastMeeting(comm, speakers))
+    _plan.barriers.append(ExitBarrier(comm, speakers))
 
 
 def expect_end(
@@ -102,11 +102,11 @@ def expect_end(
     from mpi4py import MPI
 
     _plan.failure_grace = min(timeout, _FAILURE_GRACE)
-    for meeting in _plan.meetings:
-        if meeting.comm is comm:
-            meeting.place, meeting.left = place, left
+    for barrier in _plan.barriers:
+        if barrier.comm is comm:
+            barrier.place, barrier.left = place, left
             if goes_on_alone and MPI.Query_thread() == MPI.THREAD_MULTIPLE:
-                _plan.calls = CallWatch(meeting, functools.partial(_abort_in_call, meeting))
+                _plan.calls = CallWatch(barrier, functools.partial(_abort_in_call, barrier))
 
 
 def set_cluster_runs(runs: bool) -> None:
@@ -151,7 +151,7 @@ def skip_last_collections() -> None:
 def _register() -> None:
     from mpi4py import MPI
 
-    if _plan.meetings or _plan.abort_with is not None:
+    if _plan.barriers or _plan.abort_with is not None:
         return
     _plan.process = os.getpid()
     atexit.register(_leave)
@@ -177,8 +177,8 @@ def _leave(how: str = "ended") -> None:
         abort_at_exit(1)
     if _plan.abort_with is not None:
         _abort(_plan.abort_with, after=_plan.grace)
-    while _plan.meetings:
-        _meet(_plan.meetings.pop())
+    while _plan.barriers:
+        _wait_for_all(_plan.barriers.pop())
 
 
 def _abort(status: int, *, after: float = 0) -> None:
@@ -188,12 +188,12 @@ def _abort(status: int, *, after: float = 0) -> None:
     MPI.COMM_WORLD.Abort(status)
 
 
-def _abort_in_call(meeting: LastMeeting, call: str) -> None:
+def _abort_in_call(barrier: ExitBarrier, call: str) -> None:
     with logging_to_stderr():
         logger.error(
             "%s waits in %s for ranks that have left the program, as they do after the first "
             "cluster: give exit=False, and all go on. Ending the job with exit status 1",
-            meeting.place(meeting.comm.Get_rank()),
+            barrier.place(barrier.comm.Get_rank()),
             call,
         )
     flush_output()
@@ -212,28 +212,28 @@ def _explain(how: str) -> None:
     )
 
 
-def _meet(meeting: LastMeeting) -> None:
+def _wait_for_all(barrier: ExitBarrier) -> None:
     error = getattr(sys, "last_value", None)
-    unless = _give_up_after_failure(meeting) if error is not None else lambda: False
+    unless = _give_up_after_failure(barrier) if error is not None else lambda: False
     try:
-        all_came = meeting.wait(unless)
+        all_came = barrier.wait(unless)
     except KeyboardInterrupt:
-        all_came, error = _wait_interrupted(meeting), KeyboardInterrupt()
+        all_came, error = _wait_interrupted(barrier), KeyboardInterrupt()
     if all_came:
-        meeting.comm.Free()
+        barrier.comm.Free()
     else:
-        _abort_after_failure(meeting, error)
+        _abort_after_failure(barrier, error)
 
 
-def _give_up_after_failure(meeting: LastMeeting) -> Callable[[], bool]:
+def _give_up_after_failure(barrier: ExitBarrier) -> Callable[[], bool]:
     """End the wait of a rank that an exception has ended: the others may wait for it in MPI."""
-    rank = meeting.comm.Get_rank()
-    turn = meeting.speakers.index(rank) if meeting.speaks else 2 + min(rank, _STAGGERED)
+    rank = barrier.comm.Get_rank()
+    turn = barrier.speakers.index(rank) if barrier.speaks else 2 + min(rank, _STAGGERED)
     deadline = Deadline(_plan.failure_grace + _STAGGER * turn)
-    return lambda: not meeting.left and not deadline.left
+    return lambda: not barrier.left and not deadline.left
 
 
-def _abort_after_failure(meeting: LastMeeting, error: BaseException | None) -> None:
+def _abort_after_failure(barrier: ExitBarrier, error: BaseException | None) -> None:
     interrupted = isinstance(error, KeyboardInterrupt)
     status = 128 + signal.SIGINT if interrupted else 1
     if not interrupted:
@@ -241,18 +241,18 @@ def _abort_after_failure(meeting: LastMeeting, error: BaseException | None) -> N
             logger.error(
                 "%s has ended with %s; %s may wait for it in MPI, and did not come to the end of "
                 "the program within %.3g s: ending the job with exit status %d",
-                meeting.place(meeting.comm.Get_rank()),
+                barrier.place(barrier.comm.Get_rank()),
                 type(error).__name__,
-                meeting.missing() if meeting.speaks else "other ranks",
+                barrier.missing() if barrier.speaks else "other ranks",
                 _plan.failure_grace,
                 status,
             )
     _abort(status)
 
 
-def _wait_interrupted(meeting: LastMeeting) -> bool:
+def _wait_interrupted(barrier: ExitBarrier) -> bool:
     """Wait for ranks that may have been interrupted, too, and clean up; but not for ever."""
     deadline = Deadline(_INTERRUPTED)
     with contextlib.suppress(KeyboardInterrupt):  # the second one is meant
-        return meeting.wait(lambda: not deadline.left)
+        return barrier.wait(lambda: not deadline.left)
     return False

@@ -482,9 +482,9 @@ def test_a_collective_with_ranks_that_have_left_ends_the_job(run):
         """
         from mpi4py import MPI
         from mpidask import mpi_dask_main
-        from mpidask._mpi import last_meeting
+        from mpidask._mpi import exit_barrier
 
-        last_meeting._TELLING = 1
+        exit_barrier._TELLING = 1
         mpi_dask_main(print)()
         comm = MPI.COMM_WORLD
         comm.Barrier()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 
-from mpidask._mpi import job_exit, leftovers, lonely_calls
+from mpidask._mpi import abandoned_calls, job_exit, leftovers
 
 
 def test_a_rank_that_served_has_a_status_for_python_but_none_for_the_launcher():
@@ -65,11 +65,11 @@ def test_the_call_that_a_frame_is_in_is_found_and_its_names_without_running_code
     frame = sys._current_frames()[thread.ident]
     while frame.f_code is not wait.__code__:
         frame = frame.f_back
-    calls = list(lonely_calls._current_calls(frame))
+    calls = list(abandoned_calls._current_calls(frame))
     leave.set()
     thread.join()
     assert "here.inner.wait(30)" in map(ast.unparse, calls)
     (call,) = (call for call in calls if ast.unparse(call) == "here.inner.wait(30)")
-    assert lonely_calls._value(call.func.value, frame) is leave
+    assert abandoned_calls._value(call.func.value, frame) is leave
     computed = ast.parse("here.computed.wait").body[0].value.value
-    assert isinstance(lonely_calls._value(computed, frame), property)
+    assert isinstance(abandoned_calls._value(computed, frame), property)

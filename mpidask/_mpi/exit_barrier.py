@@ -20,7 +20,7 @@ _HERE, _LAST = 20_000, 20_001
 _PLACES = 5
 
 
-class LastMeeting:
+class ExitBarrier:
     """A barrier at the end, polled, which knows who has not come.
 
     Parameters

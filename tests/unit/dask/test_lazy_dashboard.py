@@ -17,7 +17,7 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient
 from tornado.websocket import websocket_connect
 
-from mpidask._dask import late_dashboard
+from mpidask._dask import lazy_dashboard
 from mpidask._dask.dashboard import choose_prefix
 from mpidask._dask.scheduler import describe_cluster, start_scheduler
 from mpidask._options import Options
@@ -69,7 +69,7 @@ def imports(monkeypatch):
 
 
 def replace_import(monkeypatch, function):
-    monkeypatch.setattr(late_dashboard, "importlib", SimpleNamespace(import_module=function))
+    monkeypatch.setattr(lazy_dashboard, "importlib", SimpleNamespace(import_module=function))
 
 
 @pytest.mark.parametrize("given", [{}, {"scheduler_options": {"http_prefix": "/a/b/"}}])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from mpidask._mpi.last_meeting import LastMeeting
+from mpidask._mpi.exit_barrier import ExitBarrier
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -29,14 +29,14 @@ class CallWatch:
 
     Parameters
     ----------
-    meeting : LastMeeting
-    on_lonely_call : callable
+    barrier : ExitBarrier
+    on_abandoned_call : callable
         Called in the thread with the call, as text.
     """
 
-    def __init__(self, meeting: LastMeeting, on_lonely_call: Callable[[str], object]) -> None:
-        self._meeting = meeting
-        self._on_lonely_call = on_lonely_call
+    def __init__(self, barrier: ExitBarrier, on_abandoned_call: Callable[[str], object]) -> None:
+        self._meeting = barrier
+        self._on_abandoned_call = on_abandoned_call
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="mpidask-calls", daemon=True)
         self._thread.start()
@@ -54,12 +54,12 @@ class CallWatch:
             frame = sys._current_frames()[threading.main_thread().ident or 0]
             now = (frame.f_code, frame.f_lasti)
             seen, looks = now, looks + 1 if now == seen else 1
-            if looks >= _LOOKS and (call := _lonely_call(frame, self._meeting.comm)):
-                self._on_lonely_call(call)
+            if looks >= _LOOKS and (call := _abandoned_call(frame, self._meeting.comm)):
+                self._on_abandoned_call(call)
                 return
 
 
-def _lonely_call(frame: Any, left: MPI.Intracomm) -> str | None:
+def _abandoned_call(frame: Any, left: MPI.Intracomm) -> str | None:
     """Give the call of an MPI communicator that a frame is in, if its other ranks have left."""
     from mpi4py import MPI
 
