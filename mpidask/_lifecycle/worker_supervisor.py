@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import math
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -129,7 +130,10 @@ class WorkerSupervisor:
             raise RuntimeError("the worker has left the program") from error
 
     def _make(self, cluster: Any, attempt: int) -> Any:
-        worker = workers.make_worker(self._options, self._order.settings, cluster, attempt)
+        with warnings.catch_warnings():
+            if not self._order.announces:
+                warnings.filterwarnings("ignore", message=workers.SLOW_FILES)
+            worker = workers.make_worker(self._options, self._order.settings, cluster, attempt)
         if self._options.protocol == "mpi":
             from mpidask._transport import answer_probes
 
