@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from mpidask._options import Options
 
 
+#: How the warning begins that a worker gives whose `local_directory` is slow.
+SLOW_FILES = "Creating scratch directories is taking a surprisingly long time"
+
+
 def make_worker(
     options: Options, settings: WorkerSettings, cluster: Cluster, attempt: int
 ) -> Worker | Nanny:

@@ -134,7 +134,8 @@ class SendByMPI:
 class StartWorker:
     """Start a worker of the `Cluster` that was told before, or else of the one the options name.
 
-    One rank `announces` that a cluster to join has to be waited for.
+    One rank `announces` what concerns all: a cluster to join has to be waited for, or the file
+    system is slow.
     """
 
     settings: WorkerSettings

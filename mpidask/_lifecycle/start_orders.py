@@ -54,4 +54,4 @@ def _worker_orders(
         name += f"-{uuid.uuid4().hex[:8]}"  # other jobs may join the same cluster
     settings = worker_settings(startup.nodes, roles.workers, name=name, nthreads=options.nthreads)
     for rank in roles.workers:
-        yield rank, StartWorker(settings[rank], announces=rank == roles.leader)
+        yield rank, StartWorker(settings[rank], announces=rank == roles.workers[0])

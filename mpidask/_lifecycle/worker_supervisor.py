@@ -11,6 +11,7 @@ import contextlib
 import itertools
 import math
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -141,7 +142,10 @@ class WorkerSupervisor:
             self._found_by_tasks.close()  # of a cluster that this rank had joined before
             self._found_by_tasks.enter_context(found_by_clients(cluster))
             self._address = cluster.address
-        worker = workers.make_worker(self._options, self._order.settings, cluster, attempt)
+        with warnings.catch_warnings():
+            if not self._order.announces:
+                warnings.filterwarnings("ignore", message=workers.SLOW_FILES)
+            worker = workers.make_worker(self._options, self._order.settings, cluster, attempt)
         if self._options.protocol == "mpi":
             from mpidask._transport import answer_probes, buffer_pool
 

@@ -1,11 +1,11 @@
 """Jobs of many ranks: what the leader does with all others simulated, and a job of real ones.
 
     python tests/benchmarks/ranks.py leader [--ranks N ...]
-    python tests/benchmarks/ranks.py job [--ranks N] [--rounds N]
+    python tests/benchmarks/ranks.py job [--ranks N ...] [--rounds N]
 
 `leader` starts and ends jobs whose other ranks are a few lines here, which answer at once. It
 writes the table of the leader's CPU time, and of all messages, to docs/benchmarks. `job` starts
-real ranks with mpidask and dask-mpi in turn, which run 10,000 tasks and end, and prints a table.
+real ranks with mpidask and dask-mpi in turn, which run 10,000 tasks and end, and writes another.
 """
 
 from __future__ import annotations
@@ -33,9 +33,12 @@ import time
 from pathlib import Path
 {{start}}
     assert client.submit(sum, range(10)).result() == 45
+    used = client.run_on_scheduler(time.process_time)
     first = time.monotonic()
     assert sum(client.gather(client.map(abs, range({TASKS})))) == sum(range({TASKS}))
-    Path("result").write_text(f"{{{{first}}}} {{{{time.monotonic()}}}}")
+    last = time.monotonic()
+    used = client.run_on_scheduler(time.process_time) - used
+    Path("result").write_text(f"{{{{first}}}} {{{{last}}}} {{{{used}}}}")
 """
 PROGRAMS = {
     "mpidask": PROGRAM.format(start="from mpidask import mpi_dask\nwith mpi_dask() as client:"),
@@ -44,7 +47,14 @@ PROGRAMS = {
         "from distributed import Client\nwith Client() as client:"
     ),
 }
-MEASURES = ["first result", "tasks", "shutdown", "wall time", "CPU time"]
+MEASURES = {
+    "first result": "s",
+    f"{TASKS:,} tasks": "s",
+    "shutdown": "s",
+    "wall time": "s",
+    "CPU time": "s",
+    "the scheduler's CPU time a task": "ms",
+}
 
 
 def measure_leader(numbers: list[int]) -> str:
@@ -74,27 +84,34 @@ def run_job(name: str, ranks: int, directory: Path) -> dict[str, float]:
     subprocess.run(command, cwd=directory, check=True, stdout=subprocess.DEVNULL)
     ended = time.monotonic()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    first, last = map(float, (directory / "result").read_text().split())
+    first, last, used = map(float, (directory / "result").read_text().split())
     cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
     seconds = [first - started, last - first, ended - last, ended - started, cpu]
-    return dict(zip(MEASURES, seconds, strict=True))
+    return dict(zip(MEASURES, [*seconds, 1000 * used / TASKS], strict=True))
 
 
 def measure_job(ranks: int, rounds: int) -> str:
-    """Write the table of a job of real ranks."""
+    """Give the rows of the table that tell of a job of so many real ranks."""
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in PROGRAMS}
     with tempfile.TemporaryDirectory() as directory:
         for _ in range(rounds):
             for name in PROGRAMS:
                 runs[name].append(run_job(name, ranks, Path(directory)))
-                print(name, runs[name][-1], flush=True)
-    lines = ["| | mpidask | dask-mpi | mpidask : dask-mpi |", "| --- | ---: | ---: | ---: |"]
-    for measure in MEASURES:
+                print(ranks, name, runs[name][-1], flush=True)
+    lines = []
+    for measure, unit in MEASURES.items():
         ours, theirs = ([run[measure] for run in runs[name]] for name in PROGRAMS)
         ratio = statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-        medians = f"{statistics.median(ours):.1f} | {statistics.median(theirs):.1f}"
-        lines.append(f"| {measure}, s | {medians} | {ratio:.2f} |")
-    return "\n".join(lines) + "\n"
+        digits = 1 if unit == "s" else 2
+        medians = " | ".join(f"{statistics.median(one):.{digits}f}" for one in (ours, theirs))
+        lines.append(f"| {measure}, {unit} | {ranks} | {medians} | {ratio:.2f} |\n")
+    return "".join(lines)
+
+
+JOB_HEAD = """\
+| | ranks | mpidask | dask-mpi | mpidask : dask-mpi |
+| --- | ---: | ---: | ---: | ---: |
+"""
 
 
 def main() -> None:
@@ -108,8 +125,8 @@ def main() -> None:
     if options.measure == "leader":
         name, text = "ranks", measure_leader(options.ranks or [1000, 2000, 5000, 10_000])
     else:
-        (ranks,) = options.ranks or [128]
-        name, text = "ranks-job", measure_job(ranks, options.rounds)
+        rows = [measure_job(ranks, options.rounds) for ranks in options.ranks or [16, 128]]
+        name, text = "ranks-job", JOB_HEAD + "".join(rows)
     text += f"\n*{machine(mpi_library(), options.rounds)}*\n"
     (DOCS / f"{name}.md").write_text(text)
     print(text)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 
+import distributed
 import pytest
 from distributed.core import Status
+from distributed.utils import warn_on_duration
 
 from mpidask._dask import worker as workers
 from mpidask._dask.rank_worker import CLUSTER_ENDS, RESTARTED
@@ -15,6 +18,7 @@ from mpidask._lifecycle.worker_supervisor import WorkerSupervisor
 from mpidask._options import Options
 from mpidask._placement.resources import WorkerSettings
 
+SLOW = workers.SLOW_FILES
 RETIRED = "scheduler-close-worker"
 LOST = "worker-handle-scheduler-connection-broken"
 FAILS = "fails to start"
@@ -42,8 +46,8 @@ class FakeWorker:
         self.close_reason, self.status = reason, Status.closed
 
 
-def supervise(cluster, said):
-    order = StartWorker(WorkerSettings("w", 1, 1))
+def supervise(cluster, said, **order):
+    order = StartWorker(WorkerSettings("w", 1, 1), **order)
     return WorkerSupervisor(Options.resolve({}), order, cluster, said.append, lambda: None)
 
 
@@ -71,6 +75,23 @@ def test_only_failures_make_it_slower(monkeypatch, fates, pauses):
     assert slept == pauses
     failures = fates.count(FAILS) + fates.count(UNMADE)
     assert sum(isinstance(message, Failed) for message in said) == failures
+
+
+@pytest.mark.parametrize("announces", [True, False])
+def test_one_rank_tells_of_a_slow_file_system(monkeypatch, recwarn, announces):
+    def make_worker(*args):
+        with warn_on_duration("0 s", SLOW):
+            return FakeWorker(RETIRED)
+
+    monkeypatch.setattr(workers, "make_worker", make_worker)
+    monkeypatch.setattr(workers, "threads_and_memory", lambda *args: (1, 1))
+    supervisor = supervise(Cluster("tcp://127.0.0.1:1"), [], announces=announces)
+    asyncio.run(supervisor.run())
+    assert [str(one.message).startswith(SLOW) for one in recwarn] == [True] * announces
+
+
+def test_distributed_warns_of_slow_files_in_these_words():
+    assert SLOW in inspect.getsource(distributed.core)
 
 
 @pytest.mark.parametrize(
