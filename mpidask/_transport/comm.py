@@ -20,10 +20,19 @@ _SHORT, _ITEM = 2**14, 2**4
 
 
 class MPIComm(Comm):
-    """What distributed asks of a comm, by a channel for the frames of its messages."""
+    """What distributed asks of a comm, by a channel for the frames of its messages.
 
-    def __init__(self, stream: TCP, deserialize: bool = True) -> None:
+    Parameters
+    ----------
+    stream : distributed.comm.tcp.TCP
+    deserialize : bool
+    asks : bool
+        Whether this end has connected, and so sends requests and reads answers.
+    """
+
+    def __init__(self, stream: TCP, deserialize: bool = True, *, asks: bool = False) -> None:
         super().__init__(deserialize)
+        self._asks = asks
         self._fabric = fabrics.current()
         self._stream = stream
         self._channel = Channel(stream, self._fabric)
@@ -97,6 +106,12 @@ class MPIComm(Comm):
         except EOFError:
             self.abort()
             raise CommClosedError("aborted stream on truncated data") from None
+        except Exception:
+            if self._asks:
+                # A worker that sends data waits for an acknowledgement, which will not come,
+                # and distributed would send the next request in its place.
+                self.abort()
+            raise
 
     async def close(self) -> None:
         """Close it when what was announced is sent, or the other end no longer answers."""
