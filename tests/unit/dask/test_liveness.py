@@ -108,3 +108,17 @@ def test_a_scheduler_that_is_never_reached_is_gone(monkeypatch, caplog):
     run(watch.run)
     assert "no connection to the scheduler" in caplog.text
     assert "deliberate" in caplog.text
+
+
+def test_a_rank_that_comes_while_others_are_woken():
+    async def scene():
+        class Comm:
+            async def write(self, message):
+                watched._watchers.add(Comm())
+
+        async with watched_scheduler(False, int, int) as (watched, _):
+            watched._watchers.add(Comm())
+            await watched.wake_all()
+            assert len(watched._watchers) == 2
+
+    run(scene)
