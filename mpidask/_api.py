@@ -443,6 +443,25 @@ def _with_client(
         return dict(kwargs)
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     wanted = signature.parameters.get("client")
+    if wanted is None:
+        _explain_missing(function, signature, args, kwargs)
     if wanted is None or wanted.kind not in named or "client" in bound:
         return dict(kwargs)
     return {**kwargs, "client": client}
+
+
+def _explain_missing(
+    function: Callable[..., Any], signature: inspect.Signature, args: Any, kwargs: Any
+) -> None:
+    """Say why a call that is about to fail got no client, where that may be meant."""
+    __tracebackhide__ = True
+    with without_internal_frames():
+        try:
+            signature.bind(*args, **kwargs)
+        except TypeError as error:
+            if str(error).startswith("missing a required"):
+                name = getattr(function, "__name__", "the function")
+                raise TypeError(
+                    f"{name}(): {error}; the client goes to a parameter named 'client', and "
+                    f"{name}() has none"
+                ) from None

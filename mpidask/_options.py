@@ -519,17 +519,43 @@ def _fields() -> dict[str, dataclasses.Field[Any]]:
     return {field.name: field for field in dataclasses.fields(Options)}
 
 
-def _reject_unknown(names: Any, known: Any, where: str) -> None:
-    import difflib
+#: What distributed, dask-mpi and dask-jobqueue call it, and what it is here.
+_ELSEWHERE = {
+    "cores": "nthreads",
+    "env": "worker_options",
+    "memory": "memory_limit",
+    "plugins": "worker_options",
+    "preload": "worker_options",
+    "resources": "worker_options",
+    "scheduler": "address",
+    "scheduler_address": "address",
+    "scheduler_kwargs": "scheduler_options",
+    "silence_logs": "log_level",
+    "threads_per_worker": "nthreads",
+    "timeout": "startup_timeout",
+    "worker_name": "name",
+}
+#: What the number of ranks decides here.
+_NUMBERS = {"n_workers", "num_workers", "nworkers", "processes", "nprocs", "jobs"}
 
+
+def _reject_unknown(names: Any, known: Any, where: str) -> None:
     for name in names:
         if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
             raise TypeError(
-                f"mpidask has no option {name!r}{where}"
-                + (f" (did you mean {close[0]!r}?)" if close else "")
-                + f"; its options are {', '.join(sorted(known))}"
+                f"mpidask has no option {name!r}{where}{_hint(name, known)}; "
+                f"its options are {', '.join(sorted(known))}"
             )
+
+
+def _hint(name: str, known: Any) -> str:
+    import difflib
+
+    if name in _NUMBERS:
+        return " (the number of ranks decides how many workers there are: mpirun -n ...)"
+    close = [_ELSEWHERE.get(name, ""), *difflib.get_close_matches(name, known, n=1)]
+    meant = next((one for one in close if one in known), None)
+    return f" (did you mean {meant!r}?)" if meant else ""
 
 
 def _checked(field: dataclasses.Field[Any], value: Any) -> Any:

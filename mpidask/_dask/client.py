@@ -76,7 +76,7 @@ def found_by_clients(cluster: Cluster, *, direct: bool = False) -> Iterator[None
         with dask.config.set(config), dashboard.linked_below(cluster.http_prefix or ""):
             yield
     finally:
-        del _credentials[cluster.address]
+        _credentials.pop(cluster.address, None)
         for log in _client_logs():
             log.removeFilter(_is_news)
 

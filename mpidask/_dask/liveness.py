@@ -55,7 +55,7 @@ class WatchedScheduler:
     async def wake_all(self) -> None:
         """Wake this rank, and those that watch."""
         self._on_wake()
-        for comm in self._watchers:
+        for comm in list(self._watchers):  # one may come or go while a message is written
             await _wake(comm)
 
     async def _watched(self, comm: Any) -> Status:

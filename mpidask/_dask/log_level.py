@@ -6,7 +6,9 @@ import contextlib
 import functools
 import logging
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterable, Iterator
+from typing import ClassVar
 
 
 @contextlib.contextmanager
@@ -25,10 +27,9 @@ def at_log_level(level: int) -> Iterator[None]:
         for name, log in logging.root.manager.loggerDict.copy().items()  # others add to it
         if isinstance(log, logging.Logger) and log.level and name.startswith("distributed.")
     ]
-    levels = [log.level for log in loggers]
     handlers = [*top.handlers, *logging.root.handlers] if level > logging.INFO else []
-    for log in loggers:
-        log.setLevel(level)
+    request = _Request(level)
+    request.make(loggers)
     shorten = functools.partial(_without_traceback)  # a handler takes the same filter only once
     for handler in handlers:
         handler.addFilter(shorten)
@@ -37,17 +38,50 @@ def at_log_level(level: int) -> Iterator[None]:
     finally:
         for handler in handlers:
             handler.removeFilter(shorten)
-        for log, old in zip(loggers, levels, strict=True):
-            log.setLevel(old)
+        request.withdraw()
+
+
+class _Request:
+    """A level asked for. Of several, also of several threads, the last one holds.
+
+    They may end in any order; with the last to end, the levels are as before the first.
+    """
+
+    _all: ClassVar[list[_Request]] = []
+    _before: ClassVar[dict[logging.Logger, int]] = {}
+    _lock = threading.RLock()
+
+    def __init__(self, level: int) -> None:
+        self._level = level
+
+    def make(self, loggers: Iterable[logging.Logger]) -> None:
+        with self._lock:
+            for log in loggers:
+                self._before.setdefault(log, log.level)
+            self._all.append(self)
+            self._apply()
+
+    def withdraw(self) -> None:
+        with self._lock:
+            self._all.remove(self)
+            self._apply()
+            if not self._all:
+                self._before.clear()
+
+    def _apply(self) -> None:
+        for log, before in self._before.items():
+            log.setLevel(self._all[-1]._level if self._all else before)
 
 
 #: What a worker logs and people learn in another way: the error of a task goes to the
 #: client; a worker that lost its scheduler closes, and its rank starts another; tasks
 #: that the end cuts off, or that raised SystemExit, are named; who is refused a connection,
-#: or gives one up, knows. The last is said by the child of a nanny at its end.
+#: or gives one up, knows, also where it was to carry data. The last is said by the child of a
+#: nanny at its end.
 _TOLD_ELSEWHERE = (
     "Compute Failed",
     "Failed to communicate with scheduler during heartbeat",
+    "failed during get data with",
     "Async instruction for",
     "Unhandled exception in async instruction for",
     "Listener on %r: TLS handshake failed",

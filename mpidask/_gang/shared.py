@@ -194,7 +194,7 @@ def _common_axis(parts: Sequence[Piece], axes: Sequence[int]) -> int:
     """Give the axis, counted from the front, along which pieces make up an array."""
     axis = axes[0]
     for given in axes:
-        if not isinstance(given, Integral):
+        if not isinstance(given, Integral) or isinstance(given, bool):
             raise TypeError(f"Shared: an axis is an integer, not {given!r}")
     if any(other != axis for other in axes):
         raise ValueError(f"the ranks give Shared several axes: {sorted(set(axes))}")

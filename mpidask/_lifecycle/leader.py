@@ -28,6 +28,7 @@ from mpidask._lifecycle.shutdown import Shutdown
 from mpidask._lifecycle.start_orders import start_orders
 from mpidask._lifecycle.startup import Startup, reporting_progress
 from mpidask._log import logger
+from mpidask._mpi import launcher
 from mpidask._mpi.communicator import TO_LEADER, TO_MEMBER, Communicator
 from mpidask._mpi.deadline import Deadline
 from mpidask._options import Options
@@ -184,7 +185,9 @@ class Leader:
         if not self._signalled:
             self._signalled = True
             name, place = signal.Signals(signum).name, self._startup.place(rank)
-            logger.warning("%s was sent %s", place, name)
+            made = launcher.BY_OPEN_MPI and signum == signal.SIGTERM
+            hint = " (which Open MPI's mpirun also makes of Ctrl-C)" if made else ""
+            logger.warning("%s was sent %s%s", place, name, hint)
             self._on_signal(signum)
 
     def place(self, rank: int) -> str:

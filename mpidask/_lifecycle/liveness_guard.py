@@ -38,6 +38,7 @@ class LivenessGuard:
         self._scheduler: Scheduler | None = None
         self._watched: WatchedScheduler | None = None
         self._cluster: Cluster | None = None
+        self._waking: set[asyncio.Task[None]] = set()
         self._ending = False
         self._scheduler_closed = False
 
@@ -86,9 +87,13 @@ class LivenessGuard:
     def wake_leader(self) -> None:
         """Let the leader look for a message at once."""
         if self._watched is not None:
-            self._waking = asyncio.create_task(self._watched.wake_all())
+            waking = asyncio.create_task(self._watched.wake_all())
         elif self._cluster is not None:
-            self._waking = asyncio.create_task(wake_leader(self._cluster))
+            waking = asyncio.create_task(wake_leader(self._cluster))
+        else:
+            return
+        self._waking.add(waking)  # else it may be collected before it ends
+        waking.add_done_callback(self._waking.discard)
 
     def abort_after(self, grace: float, status: int) -> asyncio.TimerHandle:
         """End the job if the leader does not, within so many seconds."""

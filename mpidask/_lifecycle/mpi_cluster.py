@@ -147,7 +147,8 @@ class MPICluster:
 
     async def _start(self) -> Cluster | None:
         assert self._members is not None
-        serving = asyncio.create_task(self._member().serve())
+        # An attribute: the event loop alone would let it be collected.
+        self._serving = serving = asyncio.create_task(self._member().serve())
 
         def on_signal(signum: int) -> None:
             self._reaction.expect(signum)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mpidask._dask import dashboard, scheduler_file
+from mpidask._dask.nanny_plugins import tell_of_nanny_plugins
 from mpidask._dask.paused import report_paused
 from mpidask._dask.scheduler import (
     call_before_close,
@@ -67,6 +68,7 @@ class SchedulerRunner:
         scheduler = await start_scheduler(self._options, self._order.host, security, prefix)
         self._scheduler = scheduler
         call_before_close(scheduler, before_close)
+        tell_of_nanny_plugins(scheduler)
         self._monitor = await start_monitor(self._options, scheduler, self._order.places)
         on_start(scheduler)
         cluster = describe_cluster(self._options, scheduler, security, prefix)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 from mpidask._errors import MPIDaskError
 from mpidask._gang import jobs
 from mpidask._log import logger
@@ -9,6 +11,7 @@ from mpidask._log import logger
 _inside = False
 _left = False
 _would_have_left = False
+_warned = False
 
 
 def check() -> None:
@@ -39,8 +42,10 @@ def ended_locally(*, would_leave: bool) -> None:
 
 
 def warn_if_only_local() -> None:
-    """Say so if this use of a cluster would fail in an MPI job."""
-    if _would_have_left:
+    """Say so once if this use of a cluster would fail in an MPI job, which no notebook is."""
+    global _warned
+    if _would_have_left and not _warned and not hasattr(sys, "ps1"):
+        _warned = True
         logger.warning(
             "in an MPI job, this second cluster fails: the other ranks leave after the first, "
             "unless every use has exit=False"

@@ -72,6 +72,7 @@ class WorkerSupervisor:
         self._joins = cluster is None
         self._worker: Any = None
         self._address = ""  # of the scheduler whose clients are those of tasks
+        self._closing: set[asyncio.Task[Any]] = set()
         self._stopping = False
 
     async def run(self) -> None:
@@ -105,7 +106,9 @@ class WorkerSupervisor:
         if self._worker is not None and not self._stopping:
             cause = "a task raised SystemExit or KeyboardInterrupt"
             self._report(Failed("worker", cause, final=False))
-            self._closing = asyncio.create_task(self._worker.close(reason=TASK_EXIT))
+            closing = asyncio.create_task(self._worker.close(reason=TASK_EXIT))
+            self._closing.add(closing)  # else it may be collected before it ends
+            closing.add_done_callback(self._closing.discard)
 
     def expect_end(self) -> None:
         """Start no other worker from now on."""
@@ -138,7 +141,7 @@ class WorkerSupervisor:
             raise RuntimeError("the worker has left the program") from error
 
     def _make(self, cluster: Any, attempt: int) -> Any:
-        if self._found_by_tasks is not None:
+        if self._found_by_tasks is not None and self._address != cluster.address:
             self._found_by_tasks.close()  # of a cluster that this rank had joined before
             self._found_by_tasks.enter_context(found_by_clients(cluster))
             self._address = cluster.address

@@ -60,6 +60,11 @@ def _told(name: str) -> str | None:
     return os.environ.get(name, _hidden.get(name))
 
 
+#: Whether Open MPI's launcher has started this process, which makes SIGTERM of every signal that
+#: it passes on.
+BY_OPEN_MPI = "OMPI_COMM_WORLD_SIZE" in os.environ
+
+
 def rank() -> int:
     """Tell which process of the launcher's this one is: its rank in COMM_WORLD."""
     found = (_told(name) or "" for _, name in _SIZE_AND_RANK)

@@ -19,21 +19,21 @@ from mpidask import _tls
 from mpidask._transport.comm import MPIComm
 
 
-def _over(kind: type[TCP]) -> Any:
+def _over(kind: type[TCP], *, asks: bool = False) -> Any:
     def comm(stream: Any, local_addr: str, peer_addr: str, deserialize: bool = True) -> MPIComm:
-        return MPIComm(kind(stream, local_addr, peer_addr), deserialize)
+        return MPIComm(kind(stream, local_addr, peer_addr), deserialize, asks=asks)
 
     return staticmethod(comm)
 
 
 class _TCPConnector(TCPConnector):
     prefix = "mpi://"
-    comm_class = _over(TCP)
+    comm_class = _over(TCP, asks=True)
 
 
 class _TLSConnector(_tls.Connector):
     prefix = "mpi://"
-    comm_class = _over(TLS)
+    comm_class = _over(TLS, asks=True)
 
 
 class _TCPListener(TCPListener):

@@ -20,12 +20,21 @@ _SHORT, _ITEM = 2**14, 2**4
 
 
 class MPIComm(Comm):
-    """What distributed asks of a comm, by a channel for the frames of its messages."""
+    """What distributed asks of a comm, by a channel for the frames of its messages.
 
-    def __init__(self, stream: TCP, deserialize: bool = True) -> None:
+    Parameters
+    ----------
+    stream : distributed.comm.tcp.TCP
+    deserialize : bool
+    asks : bool
+        Whether this end has connected, and so sends requests and reads answers.
+    """
+
+    def __init__(self, stream: TCP, deserialize: bool = True, *, asks: bool = False) -> None:
         super().__init__(deserialize)
         fabric = fabrics.current()
         self._fabric = fabric if fabric is not None and fabric.works else None
+        self._asks = asks
         self._stream = stream
         self._channel = Channel(stream, self._fabric)
         self._plain_if_short = self._fabric is None or self._fabric.threshold > _SHORT
@@ -98,6 +107,12 @@ class MPIComm(Comm):
         except EOFError:
             self.abort()
             raise CommClosedError("aborted stream on truncated data") from None
+        except Exception:
+            if self._asks:
+                # A worker that sends data waits for an acknowledgement, which will not come,
+                # and distributed would send the next request in its place.
+                self.abort()
+            raise
 
     async def close(self) -> None:
         """Close it when what was announced is sent, or the other end no longer answers."""

@@ -636,3 +636,25 @@ def test_a_worker_that_cannot_start_does_not_wait_for_a_scheduler(launch, tmp_pa
     assert "Traceback" not in result.stderr
     cluster.rank(0).send_signal(signal.SIGTERM)
     assert cluster.result().status == 143
+
+
+def test_a_script_for_one_machine(launch, tmp_path):
+    """Its Client uses the job's workers all the same; what would do nothing is told."""
+    (tmp_path / "script.py").write_text(
+        """
+from distributed import Client, Environ, LocalCluster
+
+client = Client(n_workers=2, threads_per_worker=1)
+print(len(client.scheduler_info()["workers"]))
+client.register_plugin(Environ({"A": "1"}))
+with LocalCluster(n_workers=1, processes=False, dashboard_address=None):
+    pass
+"""
+    )
+    result = launch([*SCRIPT, "--no-dashboard", "script.py"], 3).result()
+    assert (result.status, result.stdout) == (0, "1\n"), result.stderr
+    _, *said = sorted(result.said, key=lambda line: "worker on" not in line)
+    assert len(said) == 3, result.stderr
+    assert sum("Client(n_workers=..., threads_per_worker=...)" in line for line in said) == 1
+    assert sum("the plugin Environ-" in line and "nanny=True" in line for line in said) == 1
+    assert sum("LocalCluster() starts workers on this rank's" in line for line in said) == 1

@@ -264,6 +264,36 @@ def test_who_is_cancelled_while_reading_loses_the_comm_and_nothing_else(pair):
     )
 
 
+def test_an_answer_that_cannot_be_read_ends_the_comm_it_was_asked_on(start_pair):
+    """The end that has sent it may wait for an acknowledgement, and not for a request."""
+    result = start_pair(
+        """
+        class Odd:
+            def __reduce__(self):
+                return int, ("unreadable", array(10**7))
+
+        async def answer(one):
+            await write(one, Odd())
+            try:
+                await one.read()
+            except CommClosedError:
+                return
+            raise AssertionError("it goes on")
+
+        async def ask(one):
+            try:
+                await one.read()
+            except TypeError:
+                assert one.closed()
+            else:
+                raise AssertionError("it was read")
+
+        play(answer, ask)
+        """
+    ).result()
+    assert result.status == 0, result.stderr
+
+
 def test_abort_between_announcement_and_transfer(pair):
     pair(
         """

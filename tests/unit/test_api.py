@@ -601,3 +601,12 @@ def test_exit_status_is_the_one_python_gives(code):
     command = [sys.executable, "-S", "-c", f"raise SystemExit({code!r})"]
     process = subprocess.run(command, check=False, capture_output=True, timeout=60)
     assert process.returncode == exit_status(SystemExit(code))
+
+
+def test_a_client_that_goes_nowhere():
+    def main(c, *, level=1):
+        """Its parameter has another name."""
+
+    with pytest.raises(TypeError, match=r"main\(\): .*'c'; .* a parameter named 'client'"):
+        _with_client(main, (), {}, object())
+    assert _with_client(main, (1,), {"level": 2}, object()) == {"level": 2}

@@ -12,6 +12,7 @@ import dask
 import numpy as np
 import pytest
 
+from mpidask import _options as options
 from mpidask._options import Options
 
 FIELDS = {field.name: field for field in dataclasses.fields(Options)}
@@ -129,6 +130,29 @@ def test_communicator_is_no_matter_of_configuration():
     ):
         resolve()
     assert " comm," not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name, hint",
+    [
+        ("worker_name", "did you mean 'name'?"),
+        ("scheduler_address", "did you mean 'address'?"),
+        ("n_workers", "the number of ranks decides"),
+        ("num_workers", "the number of ranks decides"),
+        ("threads_per_worker", "did you mean 'nthreads'?"),
+        ("memory", "did you mean 'memory_limit'?"),
+        ("silence_logs", "did you mean 'log_level'?"),
+    ],
+)
+def test_names_of_other_projects(name, hint):
+    with pytest.raises(TypeError) as caught:
+        resolve(**{name: 1})
+    assert f"no option {name!r} ({hint}" in str(caught.value)
+
+
+def test_what_is_meant_exists():
+    assert set(options._ELSEWHERE.values()) <= set(FIELDS)
+    assert not {*options._ELSEWHERE, *options._NUMBERS} & set(FIELDS)
 
 
 def test_unknown_name():

@@ -126,3 +126,17 @@ def test_nobody_waits_for_a_scheduler_that_says_nothing(scheme, listen, monkeypa
 
     run(scene)
     assert "no connection to the scheduler" in caplog.text
+
+
+def test_a_rank_that_comes_while_others_are_woken():
+    async def scene():
+        class Comm:
+            async def write(self, message):
+                watched._watchers.add(Comm())
+
+        async with watched_scheduler(False, int, int) as (watched, _):
+            watched._watchers.add(Comm())
+            await watched.wake_all()
+            assert len(watched._watchers) == 2
+
+    run(scene)

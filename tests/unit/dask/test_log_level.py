@@ -153,3 +153,16 @@ def test_at_log_level_restores_levels():
         assert (log.level, child.level) == (before[0], logging.DEBUG)
     finally:
         child.setLevel(before[1])
+
+
+def test_blocks_that_end_in_another_order_than_they_began():
+    """As the blocks of two threads do."""
+    log = logging.getLogger("distributed")
+    before = log.level
+    first, second = at_log_level(logging.ERROR), at_log_level(logging.CRITICAL)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert log.level == logging.CRITICAL
+    second.__exit__(None, None, None)
+    assert log.level == before

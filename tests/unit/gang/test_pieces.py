@@ -11,6 +11,7 @@ from mpidask import MPIDaskError
 from mpidask._gang import pieces
 from mpidask._gang.handover import Home, check_blocks
 from mpidask._gang.pieces import Holder, Piece
+from mpidask._gang.shared import _common_axis
 
 np = pytest.importorskip("numpy")
 da = pytest.importorskip("dask.array")
@@ -100,3 +101,9 @@ def test_blocks_that_fit():
 def test_blocks_that_don_t(collection, found, axis, message):
     with pytest.raises(ValueError, match=message):
         check_blocks(collection, found, axis)
+
+
+def test_an_axis_is_no_bool():
+    """Shared(x, True) is a mistake, and not axis 1."""
+    with pytest.raises(TypeError, match="an axis is an integer, not True"):
+        _common_axis([], [True])

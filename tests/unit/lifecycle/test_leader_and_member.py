@@ -558,6 +558,20 @@ def test_first_signal_counts(caplog):
     assert line.endswith("was sent SIGTERM")
 
 
+def test_a_signal_of_open_mpi_may_have_been_another(caplog, monkeypatch):
+    async def test():
+        job = Job(3)
+        await job.start()
+        job.members[0].report_signal(signal.SIGTERM)
+        await poll(lambda: job.signals)
+        await job.end(143)
+
+    monkeypatch.setattr(launcher, "BY_OPEN_MPI", True)
+    run(test)
+    (line,) = said(caplog, logging.WARNING)
+    assert line.endswith("was sent SIGTERM (which Open MPI's mpirun also makes of Ctrl-C)")
+
+
 def test_signal_during_the_start():
     async def test():
         job = Job(3, absent=[2])
