@@ -16,6 +16,7 @@ import logging
 import resource
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -81,8 +82,10 @@ def run_job(name: str, ranks: int, directory: Path) -> dict[str, float]:
     command = mpirun(ranks, PROGRAMS[name], directory)
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     started = time.monotonic()
-    subprocess.run(command, cwd=directory, check=True, stdout=subprocess.DEVNULL)
+    done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
     ended = time.monotonic()
+    if done.returncode:
+        sys.exit(f"{name} failed with status {done.returncode}:\n{done.stderr}")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     first, last, used = map(float, (directory / "result").read_text().split())
     cpu = after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
