@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 #: So many kinds are told apart, and so many of them have a line in the log.
 _KINDS, _LINES = 50, 5
+#: What a client says that wants results, and the name of one that stands for nobody.
+_DESIRE, _NOBODY = "client-desires-keys", "fire-and-forget"
 #: The longest words of an exception.
 _LENGTH = 200
 
@@ -70,6 +73,9 @@ class Failures(SchedulerPlugin):
         self._kinds: dict[tuple[str, str], Failure] = {}
         self._told: set[tuple[str, str]] = set()
         self._untold = 0
+        self._unattended: set[Any] = set()  # keys of fire_and_forget
+        self._desire: Any = scheduler.stream_handlers[_DESIRE]
+        scheduler.stream_handlers[_DESIRE] = self._note_desire
 
     @property
     def kinds(self) -> list[Failure]:
@@ -80,6 +86,20 @@ class Failures(SchedulerPlugin):
         """Take note of a failure. Called several times for each task, so it is short."""
         if finish == "erred":
             self._note(self._scheduler.tasks[key])
+        elif self._unattended and finish in ("memory", "forgotten"):
+            self._unattended.discard(key)
+
+    def _note_desire(self, keys: Collection[Any], client: str) -> None:
+        """Take note of keys that `fire_and_forget` names, also if their tasks have failed by now.
+
+        When a task has failed, its scheduler has forgotten that it was one of these.
+        """
+        self._desire(keys=keys, client=client)
+        if client == _NOBODY:
+            for task in filter(None, map(self._scheduler.tasks.get, keys)):
+                self._unattended.add(task.key)
+                if task.state == "erred":
+                    self._tell_if_unattended(task)
 
     def _note(self, task: Any) -> None:
         cause = task.exception_blame or task
@@ -88,8 +108,12 @@ class Failures(SchedulerPlugin):
             self._kinds[kind] = self._failure(kind, cause)
         if cause is task and kind in self._kinds:
             self._kinds[kind].count += 1
-        if not task.who_wants and not task.dependents:
-            self._tell(kind)
+        self._tell_if_unattended(task)
+
+    def _tell_if_unattended(self, task: Any) -> None:
+        if task.key in self._unattended:
+            self._unattended.discard(task.key)
+            self._tell(_kind_of(task.exception_blame or task))
 
     def _failure(self, kind: tuple[str, str], cause: Any) -> Failure:
         return Failure(*kind, str(cause.key), _text_of(cause), self._place_of(cause))
@@ -112,9 +136,6 @@ class Failures(SchedulerPlugin):
     async def before_close(self) -> None:
         """Tell the rest; what becomes of tasks while the scheduler closes is no failure."""
         self._scheduler.remove_plugin(self.name)
-        for task in self._scheduler.clients["fire-and-forget"].wants_what:
-            if task.state == "erred":  # it had failed before it was to be forgotten
-                self._tell(_kind_of(task.exception_blame or task))
         if self._untold:
             logger.warning("more tasks failed whose results nobody waits for: %d", self._untold)
 

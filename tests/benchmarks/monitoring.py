@@ -111,7 +111,13 @@ def simulated(workers: int) -> SimpleNamespace:
             executing={id(task): 5.0} if rank % 3 else {},
             long_running=set(),
         )
-    return SimpleNamespace(workers=states, tasks={}, task_prefixes={}, cumulative_worker_metrics={})
+    return SimpleNamespace(
+        workers=states,
+        tasks={},
+        task_prefixes={},
+        cumulative_worker_metrics={},
+        stream_handlers={"client-desires-keys": None},
+    )
 
 
 def timed(what: str, function: object, times: int = 20) -> None:
