@@ -274,7 +274,7 @@ def mpirun() -> str:
 def open_mpi() -> bool:
     """Whether the MPI is Open MPI, whose launcher has ways of its own."""
     version = subprocess.run([launcher(), "--version"], capture_output=True, text=True)
-    return "Open MPI" in version.stdout + version.stderr
+    return "open-mpi.org" in version.stdout + version.stderr
 
 
 @pytest.fixture

@@ -12,7 +12,16 @@ HARMLESS = (
     *("OMPI_ALLOW_", "OMPI_LIBDIR_LOC", "OMPI_MCA_PREFIXES", "OMPI_MCA_cpu_type", "OMPI_MCA_btl_"),
     *("OMPI_MCA_hwloc_", "OMPI_MCA_rmaps_", "OMPI_MCA_orte_tmpdir_base", "OMPI_TOOL_NAME"),
     *("OMPI_VERSION", "OPAL_PREFIX", "OPAL_USER_PARAMS_GIVEN", "PMIX_MCA_", "PMIX_P", "PRTE_MCA_"),
-    *("PRTE_SHARED_FS", "HFI_", "IPATH_", "GFORTRAN_", "LD_LIBRARY_PATH", "I_MPI_", "FI_"),
+    *(
+        "PRTE_SHARED_FS",
+        "HFI_",
+        "IPATH_",
+        "PSM2_DEVICES",
+        "GFORTRAN_",
+        "LD_LIBRARY_PATH",
+        "I_MPI_",
+        "FI_",
+    ),
 )
 #: What the tests and Dask's nannies set.
 OURS = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import pytest
@@ -29,6 +30,11 @@ def test_one_rank_prints_what_all_know(launch, ranks, command, monkeypatch):
         assert found.count(name) == 1, result.stdout
     assert "problem" not in found
     assert "options      nthreads=2\n" in result.stdout
+    (launched,) = re.findall("^launcher .*", result.stdout, re.MULTILINE)
+    assert re.search("; started by /.*(mpirun|mpiexec|orterun|prterun)", launched) or ranks is None
+    (tuning,) = re.findall("^environment  (.*)", result.stdout, re.MULTILINE)
+    # Users', and no launcher's: one of Open MPI 4's is a key.
+    assert not re.search("_orte_|_ess|_pmix|PMIX_|_shmem_|_initial|_num_|PREFIXES|HOSTNAME", tuning)
     assert f"ranks        {ranks or 1} on 1 node\n" in result.stdout
     assert ("0-3; " if ranks == 4 else "ranks 0; ") in result.stdout
 
