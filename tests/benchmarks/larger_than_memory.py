@@ -3,7 +3,7 @@
     tox -e bench            # MPICH, after compare.py
     tox -e bench-openmpi    # Open MPI
 
-Three workers of 400 MiB hold a collection that is as large as their memory together, or up to
+Three workers of 600 MiB hold a collection that is as large as their memory together, or up to
 three times as large, and work with it. The programs run in turn. Each checks its results. The
 table goes to docs/benchmarks/.
 """
@@ -194,8 +194,8 @@ def main() -> None:
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
     parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
     parser.add_argument("--workers", type=int, default=3)
-    parser.add_argument("--limit", type=int, default=400, help="MiB of memory for each worker")
-    parser.add_argument("--timeout", type=float, default=150, help="seconds for four workloads")
+    parser.add_argument("--limit", type=int, default=600, help="MiB of memory for each worker")
+    parser.add_argument("--timeout", type=float, default=400, help="seconds for the workloads")
     parser.add_argument("--output", type=Path, default=DOCS, help="directory")
     options = parser.parse_args()
     library = mpi_library()

@@ -1,4 +1,4 @@
-"""Data from worker to worker: mpidask, dask-mpi and raw MPI; and whole workloads.
+"""Data from worker to worker: mpidask, dask-mpi and raw MPI.
 
     tox -e bench            # MPICH, after compare.py
     tox -e bench-openmpi    # Open MPI
@@ -106,66 +106,7 @@ def main(client):
     Path("result").write_text(json.dumps(rates | with_task))
 """
 
-WORKLOADS = """
-import itertools, json, statistics, sys, time
-from pathlib import Path
-import dask
-import dask.array as da
-import dask.dataframe as dd
-import numpy as np
-import pandas as pd
-from distributed import wait
-
-def part(seed, rows):
-    numbers = np.random.default_rng(seed)
-    return pd.DataFrame(
-        {"key": numbers.integers(0, 10**6, rows), "a": numbers.random(rows), "b": np.ones(rows)}
-    )
-
-def main(client):
-    scale, repeats = json.loads(sys.argv[1])
-    client.wait_for_workers(int(sys.argv[2]) - 2)
-    workers = list(client.scheduler_info(n_workers=-1)["workers"])
-    side = int(10_000 * scale**0.5) // 16 * 16
-    seconds = {}
-
-    def tasks():
-        return client.run_on_scheduler(lambda dask_scheduler: len(dask_scheduler.tasks))
-
-    def timed(name, work, make):
-        times, kept = [], tasks()
-        for _ in range(repeats + 1):
-            data = make()  # anew: pieces stay where the last time has moved them
-            started = time.perf_counter()
-            work(data).compute()
-            times.append(time.perf_counter() - started)
-            del data
-            while tasks() > kept:
-                time.sleep(0.01)
-        seconds[name + ", the first time"] = times[0]
-        seconds[name] = statistics.median(times[1:])
-
-    def array():  # a row of pieces on each worker, so that as much has to move each time
-        piece = side // 4, side // 4
-        rows = [[client.submit(np.full, piece, n, workers=[w], pure=False) for n in range(4)]
-                for w in itertools.islice(itertools.cycle(workers), 4)]
-        wait(rows)
-        return da.block([[da.from_delayed(one, piece, float) for one in row] for row in rows])
-
-    def frame():
-        data = dd.from_map(part, range(24), rows=int(833_333 * scale)).persist()
-        wait(data)
-        return data
-
-    timed("transpose", lambda x: (x + x.T).sum(), array)
-    timed("rechunk", lambda x: x.rechunk((side, side // 16)).map_blocks(np.copy).sum(), array)
-    timed("shuffle", lambda data: data.shuffle("key").map_partitions(len).sum(), frame)
-    tiny = [dask.delayed(abs)(n) for n in range(2000)]
-    timed("2,000 tiny tasks", dask.delayed(list), lambda: tiny)
-    Path("result").write_text(json.dumps(seconds))
-"""
-
-#: What is measured of one program: GB/s by size, or seconds by workload.
+#: What is measured of one program, by name: GB/s by size, say.
 Run = dict[str, float]
 
 
@@ -185,21 +126,16 @@ def run(
     return found
 
 
-def measure(options: argparse.Namespace, directory: Path) -> tuple[dict[str, list[Run]], ...]:
-    """Give the runs of transfers and of workloads by each way, made in turn."""
+def measure(options: argparse.Namespace, directory: Path) -> dict[str, list[Run]]:
+    """Give the runs by each way, made in turn."""
     transfers: dict[str, list[Run]] = {"raw MPI": [], **{way: [] for way in WAYS}}
-    workloads: dict[str, list[Run]] = {way: [] for way in WAYS}
     sizes = [options.sizes, options.repeats]
     for n in range(options.rounds):
         transfers["raw MPI"].append(run(RAW, 4, directory, sizes))
         for way, start in WAYS.items():
             transfers[way].append(run(TRANSFERS + start, 4, directory, sizes))
-            work = [options.scale, options.repeats]
-            found = run(WORKLOADS + start, options.ranks, directory, work, options.ranks)
-            workloads[way].append(found)
-        for results in transfers, workloads:
-            print(f"round {n + 1}:", {way: runs[-1] for way, runs in results.items()}, flush=True)
-    return transfers, workloads
+        print(f"round {n + 1}:", {way: runs[-1] for way, runs in transfers.items()}, flush=True)
+    return transfers
 
 
 def table(results: dict[str, list[Run]], title: str, against: str = "dask-mpi") -> str:
@@ -221,28 +157,19 @@ def table(results: dict[str, list[Run]], title: str, against: str = "dask-mpi") 
     return "\n".join(lines)
 
 
-def plot(transfers: dict[str, list[Run]], workloads: dict[str, list[Run]], path: Path) -> None:
-    """Draw the medians: lines over the sizes, and bars of the workloads."""
+def plot(transfers: dict[str, list[Run]], path: Path) -> None:
+    """Draw the medians as lines over the sizes."""
     matplotlib.rcParams["svg.hashsalt"] = "mpidask"  # the same ids each time
     colours = dict(zip(transfers, ("#b0b0b0", "#4477aa", "#fdbb84", "#b2df8a", "#d95f0e")))
-    figure, (left, right) = pyplot.subplots(ncols=2, figsize=(11, 3.6), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
     sizes = [int(size.removesuffix(" MiB")) for size in transfers["raw MPI"][0]]
     for way, runs in transfers.items():
         medians = [statistics.median(run[f"{size} MiB"] for run in runs) for size in sizes]
-        left.plot(sizes, medians, "o-", color=colours[way], label=way)
-    left.set(xscale="log", xlabel="MiB", title="from worker to worker (GB/s)")
-    left.set_xticks(sizes, map(str, sizes), minor=False)
-    left.minorticks_off()
-    names = [name for name in workloads["default"][0] if "first" not in name]
-    for n, (way, runs) in enumerate(workloads.items()):
-        for x, name in enumerate(names):
-            values = [run[name] for run in runs]
-            place = x + 0.2 * (n - 1.5)
-            right.bar(place, statistics.median(values), 0.18, color=colours[way])
-            right.vlines(place, min(values), max(values), color="black", linewidth=1)
-    right.set_xticks(range(len(names)), names)
-    right.set_title("workloads (s)")
-    figure.legend(*left.get_legend_handles_labels(), loc="outside right center", frameon=False)
+        axes.plot(sizes, medians, "o-", color=colours[way], label=way)
+    axes.set(xscale="log", xlabel="MiB", title="from worker to worker (GB/s)")
+    axes.set_xticks(sizes, map(str, sizes), minor=False)
+    axes.minorticks_off()
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
     figure.savefig(path, metadata={"Date": None})
 
 
@@ -250,28 +177,18 @@ def main() -> None:
     """Measure, and write the tables and the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 16, 128, 512], help="MiB")
-    parser.add_argument(
-        "--repeats", type=int, default=5, help="of each transfer and workload, after a first"
-    )
-    parser.add_argument("--scale", type=float, default=1.0, help="of the workloads' data")
-    parser.add_argument("--ranks", type=int, default=6, help="for the workloads")
+    parser.add_argument("--repeats", type=int, default=5, help="of each, after a first")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--output", type=Path, default=DOCS, help="directory")
     options = parser.parse_args()
     library = mpi_library()
     with tempfile.TemporaryDirectory() as directory:
-        transfers, workloads = measure(options, Path(directory))
+        transfers = measure(options, Path(directory))
     options.output.mkdir(exist_ok=True)
     path = options.output / f"transport-{library.rsplit(' ', 1)[0].replace(' ', '').lower()}"
-    text = "\n\n".join(
-        [
-            table(transfers, "GB/s"),
-            table(workloads, f"seconds, {options.ranks} ranks"),
-            f"*{machine(library, options.rounds)}*\n",
-        ]
-    )
+    text = f"{table(transfers, 'GB/s')}\n\n*{machine(library, options.rounds)}*\n"
     path.with_suffix(".md").write_text(text)
-    plot(transfers, workloads, path.with_suffix(".svg"))
+    plot(transfers, path.with_suffix(".svg"))
     print(text)
 
 

@@ -301,6 +301,27 @@ def test_shuffle(passes):
     )
 
 
+def test_more_data_than_memory(run):
+    """What the transport and malloc hold back must not keep a worker paused for ever."""
+    result = run(
+        """
+        import dask.array as da
+        from distributed import wait
+        from mpidask import mpi_dask
+
+        with mpi_dask(memory_limit="600 MiB", nthreads=1, dashboard=False) as client:
+            x = da.ones((16000, 16000), chunks=1000).persist()  # 1.9 GiB for 1.8 GiB of memory
+            wait(x)
+            assert x.sum().compute() == 16000**2
+            assert (x + x.T).mean().compute() == 2
+            print("good")
+        """,
+        ranks=5,
+        limit=240,
+    )
+    assert (result.status, result.stdout) == (0, "good\n"), result.stderr
+
+
 def test_clusters_in_a_row_beside_the_programs_own_mpi(passes):
     """Before, between and after, and in tasks while data moves."""
     passes(
