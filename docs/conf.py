@@ -79,9 +79,14 @@ if url := repository():
 # -- Tables of benchmarks stand on their page as soon as they have been measured. -----
 
 HERE = Path(__file__).parent
-MEASURED = re.compile(r"<!-- measured: (\w+) -->")
+MEASURED = re.compile(r"<!-- measured: ([\w-]+) -->")
 MPIS = {"mpich": "MPICH", "openmpi": "Open MPI"}
-MEASURES = {"transport": "bulk data", "gangs": "MPI functions"}
+MEASURES = {
+    "transport": "bulk data",
+    "workloads": "workloads",
+    "larger-than-memory": "more data than memory",
+    "gangs": "MPI functions",
+}
 
 
 def _measured(found: re.Match[str]) -> str:
@@ -89,7 +94,7 @@ def _measured(found: re.Match[str]) -> str:
     there = {mpi: name for mpi, name in files.items() if (HERE / f"{name}.md").exists()}
     parts = [
         f"### {MPIS[mpi]}: {MEASURES[found[1]]}\n\n```{{include}} {name}.md\n```\n\n"
-        f"![The table as a plot]({name}.svg)\n"
+        + (f"![The table as a plot]({name}.svg)\n" if (HERE / f"{name}.svg").exists() else "")
         for mpi, name in there.items()
     ]
     return "\n".join(parts) or "*Not measured yet.*"
