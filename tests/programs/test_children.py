@@ -28,6 +28,7 @@ OURS = (
     "MPIDASK_TEST",
     "TMPDIR",
     "__DASK_",
+    "DASK_PARENT",
     "MALLOC_TRIM_THRESHOLD_",
     "OMP_",
     "MKL_",
