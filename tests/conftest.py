@@ -266,8 +266,8 @@ def launch(start: Callable[..., Job]) -> Callable[..., Job]:
 
 @pytest.fixture(scope="session")
 def mpirun() -> str:
-    """Find mpirun, where `launch` can't be used."""
-    return find_mpirun()
+    """Find the command that starts ranks, where `launch` can't be used."""
+    return launcher()
 
 
 @pytest.fixture(scope="session")
