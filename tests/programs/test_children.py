@@ -17,6 +17,7 @@ HARMLESS = (
         "HFI_",
         "IPATH_",
         "PSM2_DEVICES",
+        "PWD",
         "GFORTRAN_",
         "LD_LIBRARY_PATH",
         "I_MPI_",
