@@ -13,6 +13,8 @@ import ctypes
 import time
 from typing import Any, Protocol
 
+from mpidask._dask.daemon_thread import in_daemon_thread
+
 #: Name of what a worker's heartbeat says about its memory, see `MemoryWatch.metrics`.
 METRICS = "mpidask-memory"
 #: Seconds between two trims, and how many times as long as the last trim took, at least.
@@ -67,13 +69,13 @@ class MemoryWatch:
     async def look(self) -> None:
         """Give back what can be, if memory is short."""
         short_from = self._short_from
-        # What Dask's own look goes by, without psutil's cost of another measurement
+        # What Dask's own memory monitor goes by.
         short = short_from is not None and self._worker.monitor.get_process_memory() > short_from
         if self._pool:
             self._pool.keep(not short)
         started = time.monotonic()
         if short and started >= self._next_trim:
-            await asyncio.to_thread(trim_malloc)
+            await asyncio.wrap_future(in_daemon_thread(trim_malloc))
             ended = time.monotonic()
             self._next_trim = ended + max(_TRIM_INTERVAL, _TRIM_SHARE * (ended - started))
 
