@@ -131,6 +131,8 @@ class MPICluster:
             goes_on_alone=goes_on_alone,
             timeout=timeout,
         )
+        if own == self._roles.leader and order.status in job_exit.SIGNALLED:
+            job_exit.outlast_other_ranks()
         if order.leave and not goes_on_alone:
             leftovers.leave_behind(self._place, timeout)
         else:

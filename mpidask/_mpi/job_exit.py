@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import functools
 import gc
 import os
@@ -35,6 +36,8 @@ _INTERRUPTED = 30
 #: Seconds that other ranks have, at most, to fail in the same way as this one; then this one ends
 #: the job. Further ranks wait longer, each of so many, as one is enough to say why.
 _FAILURE_GRACE, _STAGGER, _STAGGERED = 5, 0.5, 10
+#: Exit statuses after signals.
+SIGNALLED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
 
 class ServedExit(SystemExit):
@@ -43,12 +46,32 @@ class ServedExit(SystemExit):
     A job ends with the status of the rank that runs the program, which may catch what `main` has
     raised after the other ranks have left. Launchers give the status that is not 0 if there is
     one; so the others must not have one. Python's own code asks for `code` last, from no frame.
+
+    After a signal all ranks have its status (see `outlast_other_ranks`).
     """
 
     def __getattribute__(self, name: str) -> Any:
-        if name == "code" and sys._getframe().f_back is None:
+        value = super().__getattribute__(name)
+        if name == "code" and value not in SIGNALLED and sys._getframe().f_back is None:
             return 0
-        return super().__getattribute__(name)
+        return value
+
+
+def outlast_other_ranks() -> None:
+    """Let this process end a moment after the others, after the ends of MPI and of Python.
+
+    `mpirun` of MPICH before 4.1, if it has passed on a signal, drops the statuses of all ranks that
+    end when none has its output open any more (`forced_cleanup` in Hydra's pmip.c). So there must
+    be one that has, and the status of one of the others is enough. No public hook comes after
+    `MPI_Finalize`, in which ranks wait for each other, but for those of C.
+    """
+    from mpi4py import MPI
+
+    name, version = MPI.get_vendor()
+    if name == "MPICH" and version < (4, 1, 0):
+        libc = ctypes.CDLL(None)
+        microseconds = ctypes.c_void_p(int(_FORWARDING_TIME * 1e6))
+        libc.__cxa_atexit(libc.usleep, microseconds, None)
 
 
 class _Plan:
