@@ -30,7 +30,7 @@ from mpidask._lifecycle.signals import (
     noticed_at_once,
     raise_as_python_would,
 )
-from mpidask._lifecycle.transport_plan import possible_transport
+from mpidask._lifecycle.startup import possible_transport
 from mpidask._log import logger, logging_to_stderr, printing_line_by_line
 from mpidask._mpi import freed, leftovers
 from mpidask._mpi.deadline import Deadline

@@ -35,7 +35,6 @@ from mpidask._lifecycle.rank_gangs import RankGangs
 from mpidask._lifecycle.rank_transport import RankTransport
 from mpidask._lifecycle.roles import Roles
 from mpidask._lifecycle.scheduler_runner import SchedulerRunner
-from mpidask._lifecycle.shutdown import REPORT_GRACE
 from mpidask._lifecycle.worker_supervisor import WorkerSupervisor, root_cause
 from mpidask._mpi import launcher
 from mpidask._mpi.communicator import TO_LEADER, TO_MEMBER, Communicator
@@ -50,6 +49,8 @@ if TYPE_CHECKING:
 #: and while the cluster runs, when Dask's connections tell of one that has been sent. They
 #: don't tell a rank that serves no more; nor any where the scheduler belongs to another job.
 SOON, STARTING, SELDOM, SELDOM_UNTOLD, SELDOM_JOINED = 0.02, 0.05, 5.0, 1.0, 0.2
+#: Seconds that ranks have beyond `shutdown_timeout` to report that they are done.
+REPORT_GRACE = 5
 
 
 class Member:

@@ -14,12 +14,12 @@ from mpidask._lifecycle import signals, single_use
 from mpidask._lifecycle.gathering import Gathering
 from mpidask._lifecycle.leader import Leader
 from mpidask._lifecycle.loop_thread import LoopThread
-from mpidask._lifecycle.member import Member
+from mpidask._lifecycle.member import REPORT_GRACE, Member
 from mpidask._lifecycle.messages import Cluster, End
 from mpidask._lifecycle.rank_gangs import job_of
 from mpidask._lifecycle.reaction import ReactionWatch
 from mpidask._lifecycle.roles import Roles
-from mpidask._lifecycle.shutdown import REPORT_GRACE, end_job
+from mpidask._lifecycle.shutdown import end_job
 from mpidask._log import logger
 from mpidask._mpi import job_exit, leftovers
 from mpidask._mpi.communicator import Communicator

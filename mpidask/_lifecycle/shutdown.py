@@ -1,79 +1,10 @@
-"""The end of a cluster: all ranks stop, and those that don't are named."""
+"""Abort the job of a cluster that does not end as ordered."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Awaitable, Callable
-
-from mpidask._lifecycle.messages import Done, End
-from mpidask._lifecycle.startup import Startup, reporting_progress, some_of
-from mpidask._log import WORD_INTERVAL, logger
+from mpidask._lifecycle.messages import End
+from mpidask._log import logger
 from mpidask._mpi import job_exit
-
-#: Seconds the leader grants its members beyond `shutdown_timeout` to report.
-REPORT_GRACE = 5
-
-
-class Shutdown:
-    """Waits, on the leader, until every rank is done with the order to end.
-
-    Parameters
-    ----------
-    order : End
-        The order, which was sent.
-    startup : Startup
-        What the leader knows of the ranks.
-    timeout : float
-        Seconds that running tasks may hold up the end.
-    """
-
-    def __init__(self, order: End, startup: Startup, timeout: float) -> None:
-        self._order = order
-        self._startup = startup
-        self._timeout = timeout
-        self._busy = set(range(startup.size))
-
-    async def wait(self, hear: Callable[[], Awaitable[tuple[int, object]]]) -> None:
-        """Hear from all ranks; abort the job when this one leaves if some don't answer."""
-        with contextlib.suppress(asyncio.TimeoutError):
-            async with reporting_progress(self._progress, what="ending", interval=WORD_INTERVAL):
-                await asyncio.wait_for(self._collect(hear), self._timeout + REPORT_GRACE)
-        if self._busy:
-            self._give_up()
-
-    async def _collect(self, hear: Callable[[], Awaitable[tuple[int, object]]]) -> None:
-        while self._busy:
-            rank, message = await hear()
-            if isinstance(message, Done):
-                self._busy.discard(rank)
-                if message.transfers_stuck:
-                    end_job(
-                        self._order, f"transfers by MPI on {self._startup.place(rank)} don't end"
-                    )
-                if message.gangs_stuck:
-                    place = self._startup.place(rank)
-                    end_job(self._order, f"a function of submit_mpi on {place} does not end")
-                elif message.stuck:
-                    logger.warning(
-                        "left behind on %s after %g s (shutdown_timeout), still running: %s",
-                        self._startup.place(rank),
-                        self._timeout,
-                        ", ".join(message.stuck),
-                    )
-
-    def _progress(self) -> str:
-        return f"no answer from {self._places()} yet"
-
-    def _places(self) -> str:
-        return some_of(self._busy, self._startup.place)
-
-    def _give_up(self) -> None:
-        end_job(
-            self._order,
-            f"no answer from {self._places()} within {self._timeout:g} s (shutdown_timeout): "
-            "dead, or in a call that does not let Python run",
-        )
 
 
 def end_job(order: End, reason: str) -> None:

@@ -1,55 +1,82 @@
-"""What the leader knows of the start: how far it has come, and who is missing."""
+"""The leader's view of the cluster: what it has heard so far, and what to order next.
+
+Rules without waiting and without MPI: `Leader` feeds them the messages and sends the orders.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import itertools
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from mpidask._dask.worker import has_workers_in_ranks
 from mpidask._errors import StartupError
-from mpidask._lifecycle.messages import Cluster, Failed, RankReady, WorkerStarted
+from mpidask._lifecycle.messages import (
+    Cluster,
+    Failed,
+    MeasureTransport,
+    RankReady,
+    SendByMPI,
+    StartScheduler,
+    StartTransport,
+    StartWorker,
+    TransportMeasured,
+    WorkerStarted,
+)
 from mpidask._lifecycle.roles import Roles
-from mpidask._lifecycle.transport_plan import TransportPlan
 from mpidask._log import logger
+from mpidask._options import Options
+from mpidask._placement.network import scheduler_host
 from mpidask._placement.node import Node
+from mpidask._placement.resources import worker_settings
 
-#: Seconds between messages while the start takes long.
+#: Seconds between progress messages during a slow start.
 _PROGRESS_INTERVAL = 10
+#: Between nodes, MPI is used if it is this many times as fast as sockets.
+_WORTHWHILE = 1.3
 
 
 @dataclass
 class Startup:
-    """How far the start has come.
+    """How far the start has come, and what follows from each message.
 
     Attributes
     ----------
     roles : Roles
-    wanted : int
-        How many workers must be up.
-    transport : TransportPlan, optional
-        Between which ranks data goes by MPI.
+    options : Options
+    size : int
+        Ranks in the job.
+    nodes : dict of int to Node
+        Where each rank is that has reported.
+    cluster : Cluster or None
+        How to reach the scheduler, once it runs.
+    workers : dict of int to WorkerStarted
+        The workers that are up, by rank.
+    transport : TransportPlan or None
+        Which ranks exchange data by MPI; None: none do.
     """
 
     roles: Roles
+    options: Options
     size: int
-    wanted: int
     nodes: dict[int, Node] = field(default_factory=dict)
     cluster: Cluster | None = None
     workers: dict[int, WorkerStarted] = field(default_factory=dict)
     failures: list[tuple[int, Failed]] = field(default_factory=list)
     failed_duties: Counter[str] = field(default_factory=Counter)
     transport: TransportPlan | None = None
-    _alike: dict[Node, Node] = field(default_factory=dict)
+    _interned: dict[Node, Node] = field(default_factory=dict)
 
     def hear(self, rank: int, message: object) -> None:
-        """Take note of a message to the leader."""
+        """Record a message to the leader."""
         match message:
             case RankReady(node):
-                # Unbound ranks of a host tell the same, with hundreds of CPUs: keep it once.
-                self.nodes[rank] = self._alike.setdefault(node, node)
+                # Unbound ranks of one host report equal nodes of hundreds of CPUs: keep one.
+                self.nodes[rank] = self._interned.setdefault(node, node)
             case Cluster():
                 self.cluster = message
             case WorkerStarted():
@@ -57,6 +84,56 @@ class Startup:
             case Failed(duty="scheduler" | "worker", final=True):
                 self.failures.append((rank, message))
                 self.failed_duties[message.duty] += 1
+
+    # -- What to order. --------------------------------------------------------------
+
+    def orders(self, rank: int, message: object) -> Iterator[tuple[int, object]]:
+        """Yield (rank, order) pairs that answer a message.
+
+        Once all ranks are ready the scheduler starts; once it runs, the transport and the
+        workers do; the transport is measured when the first two workers are up.
+        """
+        if isinstance(message, Cluster):
+            self.transport = TransportPlan.of(self.options, self.nodes, self.roles)
+        if self.transport is not None:
+            yield from self.transport.orders(rank, message, self.workers)
+        match message:
+            case RankReady() if self.everyone_is_ready and self.roles.scheduler is None:
+                yield from self._worker_orders()  # the scheduler runs elsewhere
+            case RankReady() if self.everyone_is_ready:
+                yield self._scheduler_order()
+            case Cluster():
+                # A message of its own: it has the credentials, and is pickled once for all.
+                yield from ((worker, message) for worker in self.roles.workers)
+                yield from self._worker_orders()
+
+    def _scheduler_order(self) -> tuple[int, StartScheduler]:
+        rank = self.roles.scheduler
+        assert rank is not None
+        # Clients connect from outside if the job has none, or a scheduler file invites them.
+        outside = self.roles.client is None or self.options.scheduler_file is not None
+        host = scheduler_host(self.nodes, rank, outside=outside)
+        places = {f"{self.options.name}-{n}": self.place(n) for n in self.roles.workers}
+        return rank, StartScheduler(host, places)
+
+    def _worker_orders(self) -> Iterator[tuple[int, StartWorker]]:
+        workers, name = self.roles.workers, self.options.name
+        if self.cluster is None:
+            name += f"-{uuid.uuid4().hex[:8]}"  # other jobs may join the same cluster
+        nthreads = self.options.nthreads
+        settings = worker_settings(self.nodes, workers, name=name, nthreads=nthreads)
+        for rank in workers:
+            yield rank, StartWorker(settings[rank], announces=rank == workers[0])
+
+    # -- Whether it is over. ---------------------------------------------------------
+
+    @property
+    def wanted(self) -> int:
+        """How many workers the start waits for."""
+        wait = self.options.wait_for_workers
+        if self.roles.scheduler is None:
+            return 0  # the cluster runs without them
+        return len(self.roles.workers) if wait is True else int(wait)
 
     @property
     def everyone_is_ready(self) -> bool:
@@ -76,7 +153,7 @@ class Startup:
 
     @property
     def missing(self) -> list[int]:
-        """The ranks the start waits for."""
+        """The ranks that the start waits for."""
         if not self.everyone_is_ready:
             return [rank for rank in range(self.size) if rank not in self.nodes]
         if self.cluster is None and self.roles.scheduler is not None:
@@ -87,14 +164,13 @@ class Startup:
         return [rank for rank in self.roles.workers if rank not in answered]
 
     def raise_if_hopeless(self) -> None:
-        """Raise `StartupError` if so many have failed that the start can't complete."""
+        """Raise `StartupError` if too many ranks have failed for the start to complete."""
         left = len(self.roles.workers) - self.failed_duties["worker"]
         if self.failed_duties["scheduler"] or left < self.wanted:
-            raise self.failed()
+            raise self._failed()
 
-    def failed(self) -> StartupError:
-        """Make the error that says what failed."""
-        # Without a scheduler nothing starts; else the first one has the say.
+    def _failed(self) -> StartupError:
+        # A failed scheduler explains all other failures.
         rank, failed = min(self.failures, key=lambda item: item[1].duty != "scheduler")
         others = len(self.failures) - 1
         return StartupError(
@@ -105,7 +181,7 @@ class Startup:
         )
 
     def timed_out(self, timeout: float) -> StartupError:
-        """Make the error that says who is missing."""
+        """Return the error that names the missing ranks."""
         missing = self.missing
         named = some_of(missing, lambda rank: f"{self.place(rank)} ({self.roles.of(rank)})")
         return StartupError(
@@ -115,8 +191,10 @@ class Startup:
             host=self.host(missing[0]) if missing else None,
         )
 
+    # -- What to say. ----------------------------------------------------------------
+
     def progress(self) -> str:
-        """Say how many of how many are there."""
+        """Describe in a few words how far the start has come."""
         if not self.everyone_is_ready:
             return f"{len(self.nodes)} of {self.size} ranks are here"
         if self.cluster is None and self.roles.scheduler is not None:
@@ -130,25 +208,13 @@ class Startup:
         return self.nodes[rank].host if rank in self.nodes else None
 
     def place(self, rank: int) -> str:
-        """Name a rank and its host."""
+        """Name a rank and, if known, its host."""
         host = self.host(rank)
         return f"rank {rank}" + (f" on {host}" if host else "")
 
     def summary(self) -> str:
         """Describe the cluster, or this job's part of it, in one line."""
-        from dask.utils import format_bytes
-
-        up, all_workers = len(self.workers), len(self.roles.workers)
-        workers = _count(all_workers, "worker")
-        hosts = {self.nodes[rank].host for rank in self.workers}
-        limits = [worker.memory_limit for worker in self.workers.values()]
-        memory = sum(limit or 0 for limit in limits)
-        parts = [
-            f"{workers if up == all_workers else f'{up} of {workers}'}"
-            f" on {_count(len(hosts), 'node')}",
-            _count(sum(worker.nthreads for worker in self.workers.values()), "thread"),
-            f"{format_bytes(memory)} memory" if all(limits) else "memory not limited",
-        ]
+        parts = self._resources()
         if self.cluster is None:
             return "joined with " + ", ".join(parts)
         parts.append(self.transport.summary() if self.transport else "data by sockets")
@@ -162,15 +228,125 @@ class Startup:
                 parts.append(f"open to {self.cluster.dashboard_open_to}")
         return ", ".join(parts)
 
+    def _resources(self) -> list[str]:
+        from dask.utils import format_bytes
+
+        up, all_workers = len(self.workers), len(self.roles.workers)
+        workers = _count(all_workers, "worker")
+        hosts = {self.nodes[rank].host for rank in self.workers}
+        limits = [worker.memory_limit for worker in self.workers.values()]
+        memory = sum(limit or 0 for limit in limits)
+        return [
+            f"{workers if up == all_workers else f'{up} of {workers}'}"
+            f" on {_count(len(hosts), 'node')}",
+            _count(sum(worker.nthreads for worker in self.workers.values()), "thread"),
+            f"{format_bytes(memory)} memory" if all(limits) else "memory not limited",
+        ]
+
 
 def some_of(ranks: Collection[int], name: Callable[[int], str]) -> str:
-    """Name ranks in a message, the first 20 of many."""
+    """Name ranks in a message, at most 20 of them."""
     more = f" and {len(ranks) - 20} more" if len(ranks) > 20 else ""
     return ", ".join(map(name, sorted(ranks)[:20])) + more
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def possible_transport(options: Options, roles: Roles) -> str:
+    """Return the option `transport`, or "socket" where the job can use nothing else."""
+    only_sockets = roles.scheduler is None or options.nanny or options.protocol is not None
+    return "socket" if only_sockets else options.transport
+
+
+@dataclass
+class TransportPlan:
+    """Which ranks exchange data by MPI.
+
+    Ranks of one node always do: shared memory beats any socket, and a comparison short enough
+    for the start could not tell reliably. Between nodes it depends on the network, so two
+    workers measure it; sockets are used until then.
+
+    Attributes
+    ----------
+    nodes : mapping of int to Node
+        Where each rank is.
+    everywhere : bool
+        Whether ranks of different nodes use MPI, too.
+    unmeasured : bool
+        Whether the network is still to be measured, by the first two workers on different nodes.
+    measuring : int or None
+        The rank that measures now.
+    """
+
+    nodes: Mapping[int, Node]
+    everywhere: bool = False
+    unmeasured: bool = False
+    measuring: int | None = None
+    _first: int | None = None  # the first worker that was up
+
+    @classmethod
+    def of(cls, options: Options, nodes: Mapping[int, Node], roles: Roles) -> TransportPlan | None:
+        """Return the plan of a job, or None if all its data goes by sockets."""
+        transport = possible_transport(options, roles)
+        if transport == "socket" or not has_workers_in_ranks(options):
+            return None
+        return cls(nodes, everywhere=transport == "mpi", unmeasured=transport == "auto")
+
+    def orders(
+        self, rank: int, message: object, workers: Mapping[int, WorkerStarted]
+    ) -> Iterator[tuple[int, object]]:
+        """Yield (rank, order) pairs that answer a message."""
+        match message:
+            case Cluster():
+                yield from self._start()
+            case WorkerStarted() if self.unmeasured:
+                yield from self._measure(rank, workers)
+            case Failed(duty="transport"):
+                self.measuring = None
+            case TransportMeasured(gain):
+                self.measuring = None
+                if gain >= _WORTHWHILE:
+                    self.everywhere = True
+                    order = SendByMPI()
+                    yield from ((one, order) for one in self.nodes)
+
+    def _start(self) -> Iterator[tuple[int, StartTransport]]:
+        # One order a node, so that no rank is sent the list of all ranks.
+        job = uuid.uuid4().hex  # a secret of this job
+        groups: Sequence[Collection[int]] = self._groups()
+        if self.everywhere or len(groups) == 1:
+            groups = [range(len(self.nodes))]
+        for ranks in groups:
+            order = StartTransport(job, ranks)
+            yield from ((rank, order) for rank in ranks)
+
+    def _measure(
+        self, rank: int, workers: Mapping[int, WorkerStarted]
+    ) -> Iterator[tuple[int, MeasureTransport]]:
+        if self._first is None:
+            self._first = rank
+        elif self._node_of(rank) != self._node_of(self._first):
+            self.unmeasured, self.measuring = False, self._first
+            yield self._first, MeasureTransport(rank, workers[rank].address)
+
+    def _node_of(self, rank: int) -> tuple[str, str]:
+        return self.nodes[rank].host, self.nodes[rank].network
+
+    def _groups(self) -> list[frozenset[int]]:
+        """Return the ranks of each node."""
+        groups: dict[tuple[str, str], list[int]] = defaultdict(list)
+        for rank in self.nodes:
+            groups[self._node_of(rank)].append(rank)
+        return [frozenset(ranks) for ranks in groups.values()]
+
+    def summary(self) -> str:
+        groups = self._groups()
+        if self.everywhere or (len(groups) == 1 and len(self.nodes) > 1):
+            return "data by MPI"
+        within = any(len(ranks) > 1 for ranks in groups)
+        return "data by MPI within nodes" if within else "data by sockets"
 
 
 @contextlib.asynccontextmanager

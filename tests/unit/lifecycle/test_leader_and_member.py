@@ -26,7 +26,6 @@ from mpidask._lifecycle import (
     liveness_guard,
     rank_gangs,
     scheduler_runner,
-    shutdown,
     startup,
     worker_supervisor,
 )
@@ -600,7 +599,7 @@ def test_signal_during_the_start():
     ],
 )
 def test_rank_that_is_never_done(monkeypatch, caplog, aborts, status, leave, abort):
-    monkeypatch.setattr(shutdown, "REPORT_GRACE", 0.2)
+    monkeypatch.setattr(leader, "REPORT_GRACE", 0.2)
 
     async def test():
         job = Job(4, lost={3: (Done,)}, shutdown_timeout=2)

@@ -15,6 +15,7 @@ from mpidask._lifecycle.messages import (
 )
 from mpidask._lifecycle.roles import assign_roles
 from mpidask._lifecycle.startup import Startup
+from mpidask._options import Options
 from mpidask._placement.node import Node
 
 GIB = 2**30
@@ -25,7 +26,8 @@ WORKER = WorkerStarted(nthreads=2, memory_limit=GIB)
 def starting(size=5, *, wanted=None, **options):
     """Make the start of a job whose ranks sit two by two on host0, host1, ..."""
     roles = assign_roles(size, **options)
-    return Startup(roles, size, len(roles.workers) if wanted is None else wanted)
+    wait = True if wanted is None else wanted
+    return Startup(roles, Options.resolve({"wait_for_workers": wait}), size)
 
 
 def gather(startup, ranks=None):

@@ -15,9 +15,7 @@ from mpidask._lifecycle.messages import (
     WorkerStarted,
 )
 from mpidask._lifecycle.roles import assign_joining_roles, assign_roles
-from mpidask._lifecycle.start_orders import start_orders
-from mpidask._lifecycle.startup import Startup
-from mpidask._lifecycle.transport_plan import possible_transport
+from mpidask._lifecycle.startup import Startup, possible_transport
 from mpidask._options import Options
 from mpidask._placement.node import Node
 
@@ -32,12 +30,12 @@ class Start:
         nodes = {
             rank: Node(host.partition(":")[0], network=host) for rank, host in enumerate(hosts)
         }
-        self.startup = Startup(assign_roles(len(hosts)), len(hosts), len(hosts) - 2, nodes)
+        self.startup = Startup(assign_roles(len(hosts)), self.options, len(hosts), nodes)
 
     def hear(self, rank, message):
         """Give the orders about the transport that answer a message, by rank."""
         self.startup.hear(rank, message)
-        orders = list(start_orders(rank, message, self.startup, self.options))
+        orders = list(self.startup.orders(rank, message))
         self.kinds = [type(order) for _, order in orders]
         self.sent = orders
         others = (Cluster, StartWorker)
@@ -98,19 +96,23 @@ def test_a_worker_that_never_comes_is_not_waited_for():
     assert start.up(2, 4) == {2: MeasureTransport(4, "mpi://4")}
 
 
-def test_a_network_that_does_not_serve_mpi():
+def measuring():
+    """Give the start of a job on two nodes, between which rank 2 measures."""
     start = Start("a", "a", "a", "b")
     start.hear(0, CLUSTER)
     start.up(2, 3)
+    return start
+
+
+def test_a_network_that_does_not_serve_mpi():
+    start = measuring()
     assert not start.hear(2, TransportMeasured(1.29))
     assert start.startup.complete
     assert start.way() == "data by MPI within nodes"
 
 
 def test_a_measurement_that_fails_leaves_sockets():
-    start = Start("a", "a", "a", "b")
-    start.hear(0, CLUSTER)
-    start.up(2, 3)
+    start = measuring()
     assert start.startup.missing == [2]
     assert start.startup.progress() == (
         "2 of 2 workers are up, rank 2 on a compares MPI with sockets"
@@ -121,9 +123,7 @@ def test_a_measurement_that_fails_leaves_sockets():
 
 
 def test_a_rank_that_never_ends_its_measurement_is_named():
-    start = Start("a", "a", "a", "b")
-    start.hear(0, CLUSTER)
-    start.up(2, 3)
+    start = measuring()
     error = start.startup.timed_out(300)
     assert str(error).endswith(
         "rank 2 on a compares MPI with sockets; no answer from rank 2 on a (worker)"
