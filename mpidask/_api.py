@@ -110,12 +110,12 @@ class Block(Generic[Yields]):
         __tracebackhide__ = True
         interrupt = Interrupt()
         with without_internal_frames(), contextlib.ExitStack() as stack:
-            block, options = stack.enter_context(prepared(self._given, interrupt))
+            block, options, direct = stack.enter_context(prepared(self._given, interrupt))
             cluster = stack.enter_context(block)
             interrupt.act(raise_as_python_would)
             client = None
             if cluster is not None:
-                client = stack.enter_context(connected(cluster, options))
+                client = stack.enter_context(connected(cluster, options, direct=direct))
                 stack.callback(interrupt.disarm)
             self._leave = stack.pop_all().__exit__
         return cast(Yields, client)
@@ -130,12 +130,13 @@ class Block(Generic[Yields]):
         interrupt = Interrupt()
         with without_internal_frames():
             async with contextlib.AsyncExitStack() as stack:
-                block, options = stack.enter_context(prepared(self._given, interrupt))
+                block, options, direct = stack.enter_context(prepared(self._given, interrupt))
                 cluster = await stack.enter_async_context(_in_thread(block, interrupt))
                 interrupt.act(_cancelling_current_task(interrupt))
                 client = None
                 if cluster is not None:
-                    client = await stack.enter_async_context(connected_async(cluster, options))
+                    connecting = connected_async(cluster, options, direct=direct)
+                    client = await stack.enter_async_context(connecting)
                     stack.callback(_end_interruptible, interrupt)
                 self._leave_async = stack.pop_all().__aexit__
         return cast(Yields, client)

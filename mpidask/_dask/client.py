@@ -130,12 +130,12 @@ async def _close_if_lost(client: Client) -> None:
 
 
 @contextlib.contextmanager
-def connected(cluster: Cluster, options: Options) -> Iterator[Client]:
+def connected(cluster: Cluster, options: Options, *, direct: bool) -> Iterator[Client]:
     """Connect a client, and close it at the end, if the program has not."""
     from distributed import Client
 
     report = performance_report.prepared(options)
-    with found_by_clients(cluster, direct=options.transport != "socket"):
+    with found_by_clients(cluster, direct=direct):
         with _explained(cluster):
             client = Client(cluster.address, security=cluster.security)
         try:
@@ -153,13 +153,15 @@ def connected(cluster: Cluster, options: Options) -> Iterator[Client]:
 
 
 @contextlib.asynccontextmanager
-async def connected_async(cluster: Cluster, options: Options) -> AsyncIterator[Client]:
+async def connected_async(
+    cluster: Cluster, options: Options, *, direct: bool
+) -> AsyncIterator[Client]:
     """Do the same as `connected` for a client of the running event loop."""
     from distributed import Client
 
     # The file system may take its time, which the user's event loop has not.
     report = await asyncio.wrap_future(in_daemon_thread(performance_report.prepared, options))
-    with found_by_clients(cluster, direct=options.transport != "socket"):
+    with found_by_clients(cluster, direct=direct):
         with _explained(cluster):
             client = await Client(cluster.address, security=cluster.security, asynchronous=True)
         try:

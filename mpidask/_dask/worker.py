@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mpidask._dask import dashboard
@@ -30,9 +31,28 @@ SLOW_FILES = "Creating scratch directories is taking a surprisingly long time"
 
 
 def make_worker(
-    options: Options, settings: WorkerSettings, cluster: Cluster, attempt: int
+    options: Options,
+    settings: WorkerSettings,
+    cluster: Cluster,
+    attempt: int,
+    *,
+    worker_options: Mapping[str, Any] | None = None,
+    by_mpi: bool = False,
 ) -> Worker | Nanny:
-    """Make a worker, or the nanny of one, not started yet."""
+    """Make a worker, or the nanny of one, not started yet.
+
+    Parameters
+    ----------
+    options : Options
+    settings : WorkerSettings
+    cluster : Cluster
+    attempt : int
+        How many workers this rank has had before.
+    worker_options : mapping, optional
+        Arguments for the worker class, instead of the option `worker_options`.
+    by_mpi : bool
+        Whether the worker can be sent data by MPI.
+    """
     from mpidask._dask import web_pages
     from mpidask._dask.nanny import QuietNanny
 
@@ -45,8 +65,8 @@ def make_worker(
         "memory_limit": memory_limit() // settings.ranks_on_node if memory == "auto" else memory,
         "local_directory": options.local_directory,
         "interface": options.interface,
-        "host": _host(options, cluster),
-        "protocol": options.protocol,
+        "host": _host(options, cluster, by_mpi),
+        "protocol": "mpi" if by_mpi else options.protocol,
         "security": cluster.security,
         # The former worker of this rank may not be forgotten yet: another name.
         "name": settings.name + (f"-{attempt}" if attempt else ""),
@@ -57,7 +77,7 @@ def make_worker(
     if issubclass(base, QuietNanny):
         arguments["log_level"] = options.log_level
     cls = rank_worker(base, options.shutdown_timeout)
-    arguments |= options.worker_options
+    arguments |= options.worker_options if worker_options is None else worker_options
     arguments |= web_pages.arguments_of_worker(_http_prefix(options, cluster), arguments)
     worker: Worker | Nanny = cls(cluster.address, **arguments)
     return worker
@@ -80,7 +100,7 @@ def _is_inside(cluster: Cluster) -> bool:
     return bool(get_address_host(cluster.address) == LOOPBACK)
 
 
-def _host(options: Options, cluster: Cluster) -> str | None:
+def _host(options: Options, cluster: Cluster, by_mpi: bool) -> str | None:
     """Give the address that a worker listens on, or None for distributed's choice."""
     from distributed.comm.addressing import get_address_host
     from distributed.utils import get_ip
@@ -90,7 +110,7 @@ def _host(options: Options, cluster: Cluster) -> str | None:
     if _is_inside(cluster):
         return LOOPBACK
     # The address that faces the scheduler, which distributed takes for tcp and tls alone.
-    return get_ip(get_address_host(cluster.address)) if options.protocol == "mpi" else None
+    return get_ip(get_address_host(cluster.address)) if by_mpi else None
 
 
 def threads_and_memory(worker: Any, settings: WorkerSettings) -> tuple[int, int | None]:

@@ -7,8 +7,8 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 from mpidask._dask import main_guard
 from mpidask._errors import MPIDaskError
@@ -112,13 +112,28 @@ COMMAND = FrontEnd(
 JOIN = FrontEnd(_roles_of_join, reporting_rank="", defaults={"security": False})
 
 
+class Prepared(NamedTuple):
+    """A cluster that can be started.
+
+    Attributes
+    ----------
+    block : context manager
+        Starts the cluster when it is entered, and ends it.
+    options : Options
+    direct : bool
+        Whether the client exchanges data with the workers directly, not through the scheduler.
+    """
+
+    block: Block
+    options: Options
+    direct: bool
+
+
 @contextlib.contextmanager
 def prepared(
     given: Mapping[str, Any], interrupt: Interrupt, front_end: FrontEnd = PROGRAM
-) -> Iterator[tuple[Block, Options]]:
+) -> Iterator[Prepared]:
     """Check the options, and set this process up for the time of a cluster.
-
-    Gives the block that starts the cluster, not entered yet.
 
     Raises
     ------
@@ -128,28 +143,28 @@ def prepared(
     main_guard.check()
     single_use.check()
     with logging_to_stderr(), handled(interrupt, defer_to_user=True):
-        block, options, runs_program = _choose(given, interrupt, front_end)
+        chosen = _choose(given, interrupt, front_end)
+        block, leaves = chosen.block, chosen.options.exit
+        runs_program = not isinstance(block, MPICluster) or block.runs_program
         with contextlib.ExitStack() as stack:
             if isinstance(block, MPICluster):
-                stack.enter_context(printing_line_by_line(restore=not options.exit))
-                if options.exit and not runs_program:
+                stack.enter_context(printing_line_by_line(restore=not leaves))
+                if leaves and not runs_program:
                     leftovers.allow_leaving_behind()
             stack.enter_context(handled(interrupt, defer_to_user=runs_program))
             stack.enter_context(noticed_at_once(interrupt))
-            yield block, options
+            yield chosen
 
 
-def _choose(
-    given: Mapping[str, Any], interrupt: Interrupt, front_end: FrontEnd
-) -> tuple[Block, Options, bool]:
-    """Give the block, the options, and whether this rank runs the user's function."""
+def _choose(given: Mapping[str, Any], interrupt: Interrupt, front_end: FrontEnd) -> Prepared:
     arrived = time.monotonic()
     comm = given.get("comm")
     if not hasattr(comm, "Idup"):
         comm = None
     elif not comm:  # COMM_NULL: this rank was left out
         _check_null(comm, front_end)
-        return contextlib.nullcontext(), Options.resolve(given, front_end.defaults), True
+        unused = Options.resolve(given, front_end.defaults)
+        return Prepared(contextlib.nullcontext(), unused, direct=False)
     freed.remember(comm)
     options, objection = _attempt(Options.resolve, given, front_end.defaults)
     deadline = Deadline(options.startup_timeout if options else _GATHERING_TIMEOUT, since=arrived)
@@ -157,28 +172,27 @@ def _choose(
         comm = communicator(deadline, comm, alone=not front_end.local)
     if comm is None:
         return _without_mpi(options, objection, interrupt, front_end)
-    settled = None
+    roles = None
     if options is not None:
-        settled, objection = _attempt(_settled, comm.Get_size(), options, front_end)
-    roles = settled[0] if settled else None
+        roles, objection = _attempt(_assigned, comm.Get_size(), options, front_end)
     reporter = roles.leader if roles else _reporting_rank(comm, given, front_end)
     gathering = Gathering(
         comm, deadline, interrupt, reporter, roles, options, objection, front_end.error_status
     )
-    if settled is None:
+    if options is None or roles is None:
         refuse(gathering)
-    roles, options = settled
-    return MPICluster(gathering, options, roles), options, roles.client == comm.Get_rank()
+    direct = possible_transport(options, roles) != "socket"
+    return Prepared(MPICluster(gathering, options, roles), options, direct)
 
 
 def _without_mpi(
     options: Options | None, objection: Exception | None, interrupt: Interrupt, front_end: FrontEnd
-) -> tuple[Block, Options, bool]:
+) -> Prepared:
     if objection is None and not front_end.local:
         objection = MPIDaskError("this needs MPI, and mpi4py can't be used here")
     if objection is not None or options is None:
         raise objection or AssertionError
-    return local_cluster(options, interrupt), replace(options, transport="socket"), True
+    return Prepared(local_cluster(options, interrupt), options, direct=False)
 
 
 def _check_null(comm: Any, front_end: FrontEnd) -> None:
@@ -209,13 +223,13 @@ def is_of_use(error: Exception) -> bool:
     return isinstance(error, MPIDaskError) or hasattr(error, _OBJECTION)
 
 
-def _settled(size: int, options: Options, front_end: FrontEnd) -> tuple[Roles, Options]:
-    """Check what can be checked when MPI is up; give the roles, and options that fit them."""
+def _assigned(size: int, options: Options, front_end: FrontEnd) -> Roles:
+    """Check what can be checked only once MPI is up, and return the roles."""
     require_threads()
     _check_thread(options)
     roles = front_end.assign(size, options)
     _check_wait(roles, options)
-    return roles, replace(options, transport=possible_transport(options, roles))
+    return roles
 
 
 def serve(given: Mapping[str, Any], front_end: FrontEnd) -> None:
@@ -225,7 +239,7 @@ def serve(given: Mapping[str, Any], front_end: FrontEnd) -> None:
     worker is left. Then all ranks leave (``exit=True``), or go on with the program.
     """
     interrupt = Interrupt()
-    with prepared(given, interrupt, front_end) as (block, options), block:
+    with prepared(given, interrupt, front_end) as (block, options, _), block:
         if isinstance(block, MPICluster) and block.leads:
             interrupt.act(raise_as_python_would)
             status = block.wait_until_over()

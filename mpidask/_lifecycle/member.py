@@ -1,10 +1,11 @@
-"""One rank's part in a cluster."""
+"""One rank's part in a cluster: it runs what the leader orders, and reports."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
+import os
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
@@ -29,13 +30,12 @@ from mpidask._lifecycle.messages import (
     StartScheduler,
     StartTransport,
     StartWorker,
+    TransportMeasured,
     WorkerStarted,
 )
 from mpidask._lifecycle.rank_gangs import RankGangs
-from mpidask._lifecycle.rank_transport import RankTransport
 from mpidask._lifecycle.roles import Roles
-from mpidask._lifecycle.scheduler_runner import SchedulerRunner
-from mpidask._lifecycle.worker_supervisor import WorkerSupervisor, root_cause
+from mpidask._lifecycle.servers import SchedulerRunner, WorkerSupervisor, root_cause
 from mpidask._mpi import launcher
 from mpidask._mpi.communicator import TO_LEADER, TO_MEMBER, Communicator
 from mpidask._mpi.deadline import Deadline
@@ -45,20 +45,33 @@ from mpidask._placement.node import this_node
 if TYPE_CHECKING:
     from distributed import Scheduler
 
-#: Seconds between looks for messages: while one is expected soon; while the others start;
-#: and while the cluster runs, when Dask's connections tell of one that has been sent. They
-#: don't tell a rank that serves no more; nor any where the scheduler belongs to another job.
+#: Longest pauses, in seconds, between polls for messages: while one is expected soon; while the
+#: other ranks start; and while the cluster runs, when a connection of Dask's announces messages.
+#: It announces none to a rank without a server, nor where the scheduler belongs to another job.
 SOON, STARTING, SELDOM, SELDOM_UNTOLD, SELDOM_JOINED = 0.02, 0.05, 5.0, 1.0, 0.2
 #: Seconds that ranks have beyond `shutdown_timeout` to report that they are done.
 REPORT_GRACE = 5
+#: Seconds that the comparison of MPI with sockets may take.
+_MEASURE_TIMEOUT = 5
+#: Free buffers of the transport take at most this fraction of a worker's memory, as 1 : n.
+_SHARE_KEPT = 8
+#: For tests: the size in bytes from which messages go by MPI.
+_THRESHOLD = "MPIDASK_TRANSPORT_THRESHOLD"
 
 
 class Member:
-    """One rank's part: it runs what the leader orders, and reports.
+    """Run what the leader orders on one rank, and report.
 
-    It says `RankReady`, then takes orders as they come: `StartScheduler`, `StartWorker`,
-    `Running`, and at last, or at any time, `End`. What it runs goes on in tasks beside.
-    What it sets for the whole process, logging say, holds until `settings` are closed.
+    After `RankReady` it takes orders in any sequence: `StartScheduler`, `StartWorker`,
+    `Running`, and at last, or at any time, `End`. What it starts runs in tasks of its own.
+
+    Parameters
+    ----------
+    comm : Communicator
+    roles : Roles
+    options : Options
+    settings : contextlib.ExitStack
+        Collects the settings of the whole process, such as log levels; the caller closes it.
     """
 
     def __init__(
@@ -72,11 +85,11 @@ class Member:
         self._cluster: Cluster | None = None
         self._scheduler: SchedulerRunner | None = None
         self._worker: WorkerSupervisor | None = None
-        self._transport = RankTransport(comm)
         self._gangs = RankGangs(comm, roles, options)
         self._tasks: set[asyncio.Task[None]] = set()
         self._guard = LivenessGuard(comm, roles)
         self._unheard: list[asyncio.TimerHandle] = []
+        self._uses_mpi = False
         self._ending = False
         self._running = False
 
@@ -102,6 +115,8 @@ class Member:
             expect_ends_of_processes()
         shield_worker_processes()
 
+    # -- Orders. ---------------------------------------------------------------------
+
     async def _follow_orders(self) -> End:
         while True:
             _, order = await self._comm.receive(TO_MEMBER, longest=self._longest_pause)
@@ -118,11 +133,11 @@ class Member:
                 running = self._scheduler.run(self._serve, before_close=self._scheduler_closes)
                 self._launch("scheduler", running)
             case StartTransport():
-                self._transport.start(order)
+                self._start_transport(order)
             case MeasureTransport():
                 self._launch("transport", self._measure(order))
             case SendByMPI():
-                self._transport.send_to_all()
+                self._send_by_mpi()
             case Cluster():
                 self._cluster = order
                 if watching := self._guard.watch(order):
@@ -137,66 +152,10 @@ class Member:
             case SchedulerClosed():
                 self._guard.expect_no_scheduler()
             case SignalHeard() if self._roles.client is not None:
-                # A function of the user's has to come to its end; else the order to end
-                # the cluster is near.
+                # The user's function may now take its time to end. Without one, the order to
+                # end is imminent.
                 while self._unheard:
                     self._unheard.pop().cancel()
-
-    def _serve(self, scheduler: Scheduler) -> None:
-        self._guard.guard(scheduler)
-        self._gangs.serve(scheduler)
-
-    def _scheduler_closes(self) -> None:
-        self._silence()
-        if not self._ending:
-            # Now, before its connections break: what follows may take longer than those who
-            # see them break wait before they take this rank for dead.
-            self._report(Finished("scheduler"))
-
-    async def _run_worker(self, order: StartWorker) -> None:
-        options = self._transport.options_of_worker(self._options)
-        if self._cluster is not None:
-            options = self._gangs.options_of_worker(options, self._cluster)
-        found = None
-        if self._comm.rank != self._roles.client:
-            found = self._settings.enter_context(contextlib.ExitStack())
-        self._worker = WorkerSupervisor(
-            options, order, self._cluster, self._report, self._expect_end, found
-        )
-        await self._worker.run()
-        self._report(Finished("worker"))
-
-    @property
-    def _longest_pause(self) -> float:
-        if self._running:
-            if self._roles.scheduler is None:
-                return SELDOM_JOINED
-            return SELDOM if self._is_told else SELDOM_UNTOLD
-        # A rank that hosts no server waits for the end alone.
-        return SOON if self._hosts_server and not self._tasks else STARTING
-
-    @property
-    def _is_told(self) -> bool:
-        """Whether connections of Dask's tell of messages: the leader's, or that of a server."""
-        serves = any(not task.done() for task in self._tasks)
-        # A nanny does not learn why its worker has closed.
-        return self._comm.rank == self._roles.leader or (serves and not uses_nanny(self._options))
-
-    def _expect_end(self) -> None:
-        """Look for the order to end: the scheduler has closed the worker, as it does then."""
-        self._silence()
-        self._comm.wake()
-
-    def _silence(self) -> None:
-        # Connections break now, as they must. Nobody needs to read of it.
-        self._settings.enter_context(at_log_level(logging.CRITICAL))
-
-    def _report(self, message: object) -> None:
-        if isinstance(message, WorkerStarted):
-            self._transport.keep_within(message.memory_limit)
-        self._comm.send(self._roles.leader, TO_LEADER, message)
-        if isinstance(message, (Failed, Signalled)):
-            self._guard.wake_leader()
 
     def _launch(self, duty: str, work: Coroutine[Any, Any, None]) -> None:
         async def guarded() -> None:
@@ -209,12 +168,122 @@ class Member:
 
         self._tasks.add(asyncio.create_task(guarded(), name=f"mpidask-{duty}"))
 
+    @property
+    def _longest_pause(self) -> float:
+        if self._running:
+            if self._roles.scheduler is None:
+                return SELDOM_JOINED
+            return SELDOM if self._is_told else SELDOM_UNTOLD
+        # A rank without a server has nothing to do until the end.
+        return SOON if self._hosts_server and not self._tasks else STARTING
+
+    @property
+    def _is_told(self) -> bool:
+        """Whether a connection of Dask's announces messages: the leader's, or that of a server."""
+        serves = any(not task.done() for task in self._tasks)
+        # A nanny does not learn why its worker was closed.
+        return self._comm.rank == self._roles.leader or (serves and not uses_nanny(self._options))
+
+    def _report(self, message: object) -> None:
+        if isinstance(message, WorkerStarted) and message.memory_limit:
+            from mpidask import _transport
+
+            _transport.limit_pool(message.memory_limit // _SHARE_KEPT)
+        self._comm.send(self._roles.leader, TO_LEADER, message)
+        if isinstance(message, (Failed, Signalled)):
+            self._guard.wake_leader()
+
+    def report_signal(self, signum: int) -> None:
+        """Tell the leader that this rank received a signal."""
+        self._report(Signalled(signum))
+        grace = self._options.shutdown_timeout + REPORT_GRACE
+        self._unheard.append(self._guard.abort_after(grace, 128 + signum))
+
+    # -- Scheduler and worker. -------------------------------------------------------
+
+    def _serve(self, scheduler: Scheduler) -> None:
+        self._guard.guard(scheduler)
+        self._gangs.serve(scheduler)
+
+    def _scheduler_closes(self) -> None:
+        self._silence()
+        if not self._ending:
+            # Before its connections break: closing may take longer than the grace after which
+            # those at the other ends conclude that this rank is dead.
+            self._report(Finished("scheduler"))
+
+    async def _run_worker(self, order: StartWorker) -> None:
+        found = None
+        if self._comm.rank != self._roles.client:
+            found = self._settings.enter_context(contextlib.ExitStack())
+        self._worker = WorkerSupervisor(
+            self._options,
+            order,
+            self._cluster,
+            self._report,
+            self._expect_end,
+            found,
+            None if self._cluster is None else self._gangs.worker_options(self._cluster),
+        )
+        await self._worker.run()
+        self._report(Finished("worker"))
+
+    def _expect_end(self) -> None:
+        """Look for the order to end at once: the scheduler has closed the worker."""
+        self._silence()
+        self._comm.wake()
+
+    def _silence(self) -> None:
+        # Connections break during the end, and Dask logs each of them at length.
+        self._settings.enter_context(at_log_level(logging.CRITICAL))
+
+    def replace_worker(self) -> None:
+        """Replace the worker, one of whose tasks has tried to end the process."""
+        if self._worker is not None:
+            self._worker.replace()
+
+    # -- Transport. ------------------------------------------------------------------
+
+    def _start_transport(self, order: StartTransport) -> None:
+        from mpidask import _transport
+
+        threshold = os.environ.get(_THRESHOLD)
+        settings: dict[str, Any] = {} if threshold is None else {"threshold": int(threshold)}
+        _transport.enable(self._comm.mpi, job=order.job, peers=order.peers, **settings)
+        self._uses_mpi = True
+
+    def _send_by_mpi(self) -> None:
+        from mpidask import _transport
+
+        _transport.send_to(range(self._comm.size))
+
     async def _measure(self, order: MeasureTransport) -> None:
+        """Compare MPI with the stream, on the way to the worker of another rank."""
+        from distributed import Security
+
+        from mpidask import _transport
+
         assert self._cluster is not None
-        self._report(await self._transport.measure(order, self._cluster))
+        security = self._cluster.security or Security()
+        arguments = security.get_connection_args("worker")
+        comparing = _transport.compare(order.address, order.rank, arguments)
+        try:
+            gain = await asyncio.wait_for(comparing, _MEASURE_TIMEOUT)
+        except Exception:  # MPI is used only where it has proved faster
+            logging.getLogger(__name__).debug("no comparison", exc_info=True)
+            gain = 0.0
+        self._report(TransportMeasured(gain))
+
+    async def _stop_transport(self, timeout: float) -> bool:
+        """Return whether all transfers have ended."""
+        from mpidask import _transport
+
+        return await asyncio.to_thread(_transport.disable, timeout)
+
+    # -- End. ------------------------------------------------------------------------
 
     async def _stop(self, status: int) -> Done:
-        """Stop everything, and tell what doesn't."""
+        """Stop everything, and return what could not be stopped."""
         deadline = Deadline(self._options.shutdown_timeout + 1)
         gangs_ended = await self._gangs.stop()
         if self._worker is not None:
@@ -226,23 +295,12 @@ class Member:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        transfers_ended = await self._transport.stop(max(1, deadline.left))
+        transfers_ended = not self._uses_mpi or await self._stop_transport(max(1, deadline.left))
         tasks = () if self._worker is None else self._worker.running_tasks()
         return Done(tasks, transfers_stuck=not transfers_ended, gangs_stuck=not gangs_ended)
 
     async def _end_of(self, duty: str, ending: Coroutine[Any, Any, None], end: Deadline) -> None:
         try:
             await asyncio.wait_for(ending, max(1, end.left))
-        except Exception:  # what goes on is named below; connections break now
+        except Exception:  # what still runs is reported in `Done`
             logging.getLogger(__name__).debug("the end of the %s", duty, exc_info=True)
-
-    def report_signal(self, signum: int) -> None:
-        """Tell the leader that this rank was sent a signal."""
-        self._report(Signalled(signum))
-        grace = self._options.shutdown_timeout + REPORT_GRACE
-        self._unheard.append(self._guard.abort_after(grace, 128 + signum))
-
-    def replace_worker(self) -> None:
-        """Replace a worker whose process should end, as a task of its wants."""
-        if self._worker is not None:
-            self._worker.replace()

@@ -61,6 +61,7 @@ class MPICluster:
         self._leader: Leader | None = None
         self._settings = contextlib.ExitStack()
         self.leads = gathering.comm.Get_rank() == roles.leader
+        self.runs_program = gathering.comm.Get_rank() == roles.client
 
     def __enter__(self) -> Cluster | None:
         single_use.entered()

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from mpidask._dask.worker import has_workers_in_ranks
 from mpidask._gang import jobs
@@ -51,17 +51,17 @@ class RankGangs:
         grace, timeout = self._options.mpi_task_grace, self._options.startup_timeout
         scheduler.add_plugin(GangPlugin(scheduler, self._job, grace, timeout, self._abort))
 
-    def options_of_worker(self, options: Options, cluster: Cluster) -> Options:
-        """Let the worker of this rank be known as such, and take part."""
+    def worker_options(self, cluster: Cluster) -> Mapping[str, Any]:
+        """Let the worker of this rank take part; return the arguments for its class."""
         from mpidask._gang import rank, worker_plugin
 
         jobs.remember(cluster.address, self._job)
+        given = self._options.worker_options
         if self._job.problem:
-            return options
-        self._rank = rank.Rank(self._comm.mpi, options.mpi_task_grace, self._abort)
+            return given
+        self._rank = rank.Rank(self._comm.mpi, self._options.mpi_task_grace, self._abort)
         rank.serve(self._rank)
-        added = worker_plugin.arguments(self._rank, options.worker_options)
-        return dataclasses.replace(options, worker_options={**options.worker_options, **added})
+        return {**given, **worker_plugin.arguments(self._rank, given)}
 
     async def stop(self) -> bool:
         """End what this rank takes part in; tell whether it has ended within the grace."""

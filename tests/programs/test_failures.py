@@ -1037,7 +1037,7 @@ def test_worker_whose_replacement_fails_comes_back_later(run):
         def lose(dask_worker):
             from mpidask._dask import worker
             make_worker = worker.make_worker
-            def fail(*args):
+            def fail(*args, **kwargs):
                 worker.make_worker = make_worker
                 raise OSError("the network is down")
             worker.make_worker = fail

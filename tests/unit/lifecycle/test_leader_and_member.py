@@ -25,9 +25,8 @@ from mpidask._lifecycle import (
     leader,
     liveness_guard,
     rank_gangs,
-    scheduler_runner,
+    servers,
     startup,
-    worker_supervisor,
 )
 from mpidask._lifecycle import member as members
 from mpidask._lifecycle.leader import Leader
@@ -258,7 +257,7 @@ def test_restarted_workers_come_back(aborts):
 
 def test_a_client_may_shut_the_cluster_down_first(caplog, aborts, monkeypatch):
     # Whatever could wait at the end would wait for longer than a test may take.
-    monkeypatch.setattr(worker_supervisor, "_SCHEDULER_GRACE", 10 * LIMIT)
+    monkeypatch.setattr(servers, "_SCHEDULER_GRACE", 10 * LIMIT)
 
     async def test():
         job = Job(3, shutdown_timeout=10 * LIMIT)
@@ -276,14 +275,14 @@ def test_a_scheduler_file_that_is_slow_to_go_is_no_death(
     client_rank, caplog, aborts, monkeypatch, tmp_path
 ):
     removing, may_go = threading.Event(), threading.Event()
-    remove = scheduler_runner.scheduler_file.remove
+    remove = servers.scheduler_file.remove
 
     def remove_slowly(*args):
         removing.set()
         may_go.wait(LIMIT)
         remove(*args)
 
-    monkeypatch.setattr(scheduler_runner.scheduler_file, "remove", remove_slowly)
+    monkeypatch.setattr(servers.scheduler_file, "remove", remove_slowly)
     monkeypatch.setattr(leader, "LIVENESS_GRACE", 0.5)
     monkeypatch.setattr(liveness_guard, "_SCHEDULER_GRACE", 0.5)
     path = tmp_path / "scheduler.json"
@@ -311,13 +310,13 @@ def test_a_scheduler_file_that_is_slow_to_go_is_no_death(
 
 
 def test_the_end_waits_until_the_scheduler_file_is_gone(aborts, monkeypatch, tmp_path):
-    remove = scheduler_runner.scheduler_file.remove
+    remove = servers.scheduler_file.remove
 
     def remove_slowly(*args):
         time.sleep(0.3)
         remove(*args)
 
-    monkeypatch.setattr(scheduler_runner.scheduler_file, "remove", remove_slowly)
+    monkeypatch.setattr(servers.scheduler_file, "remove", remove_slowly)
     path = tmp_path / "scheduler.json"
 
     async def test():
@@ -369,10 +368,10 @@ def refuse(monkeypatch, *names):
     """Let workers of these names fail to start."""
     make_worker = workers.make_worker
 
-    def make(options, order, cluster, attempt):
+    def make(options, order, cluster, attempt, **kwargs):
         if order.name in names:
             raise RuntimeError(f"no luck for {order.name}")
-        return make_worker(options, order, cluster, attempt)
+        return make_worker(options, order, cluster, attempt, **kwargs)
 
     monkeypatch.setattr(workers, "make_worker", make)
 
@@ -381,7 +380,7 @@ def test_scheduler_that_fails(monkeypatch, aborts):
     async def start_scheduler(*args):
         raise RuntimeError("failed") from OSError("port in use")
 
-    monkeypatch.setattr(scheduler_runner, "start_scheduler", start_scheduler)
+    monkeypatch.setattr(servers, "start_scheduler", start_scheduler)
     error = failing_start(3)
     assert "the scheduler on rank 0 on " in str(error)
     assert str(error).endswith("did not start: OSError: port in use")
@@ -434,7 +433,7 @@ def test_start_waits_for_no_worker(monkeypatch):
         async def run_worker(self):
             await released.wait()
 
-        monkeypatch.setattr(worker_supervisor.WorkerSupervisor, "run", run_worker)
+        monkeypatch.setattr(servers.WorkerSupervisor, "run", run_worker)
         job = Job(3, wait_for_workers=False)
         async with client_of(await job.start()) as client:
             workers = await workers_of(client)
@@ -466,7 +465,7 @@ def test_worker_that_is_never_up(monkeypatch, aborts):
     def start_up(self):
         return asyncio.sleep(LIMIT)
 
-    monkeypatch.setattr(worker_supervisor.WorkerSupervisor, "run", start_up)
+    monkeypatch.setattr(servers.WorkerSupervisor, "run", start_up)
     error = failing_start(3, startup_timeout=1)
     assert "0 of 1 workers are up; no answer from rank 2 on " in str(error)
     assert error.host is not None

@@ -12,9 +12,9 @@ from distributed.utils import warn_on_duration
 
 from mpidask._dask import worker as workers
 from mpidask._dask.rank_worker import CLUSTER_ENDS, RESTARTED
-from mpidask._lifecycle import worker_supervisor
+from mpidask._lifecycle import servers
 from mpidask._lifecycle.messages import Cluster, Failed, StartWorker
-from mpidask._lifecycle.worker_supervisor import WorkerSupervisor
+from mpidask._lifecycle.servers import WorkerSupervisor
 from mpidask._options import Options
 from mpidask._placement.resources import WorkerSettings
 
@@ -63,13 +63,13 @@ def supervise(cluster, said, **order):
 )
 def test_only_failures_make_it_slower(monkeypatch, fates, pauses):
     made, slept, said = iter([*fates, RETIRED]), [], []
-    monkeypatch.setattr(workers, "make_worker", lambda *args: FakeWorker(next(made)))
+    monkeypatch.setattr(workers, "make_worker", lambda *args, **kwargs: FakeWorker(next(made)))
     monkeypatch.setattr(workers, "threads_and_memory", lambda *args: (1, 1))
 
     async def sleep(pause):
         slept.append(pytest.approx(pause))
 
-    monkeypatch.setattr(worker_supervisor.asyncio, "sleep", sleep)
+    monkeypatch.setattr(servers.asyncio, "sleep", sleep)
     supervisor = supervise(Cluster("tcp://127.0.0.1:1"), said)
     asyncio.run(supervisor.run())
     assert slept == pauses
@@ -79,7 +79,7 @@ def test_only_failures_make_it_slower(monkeypatch, fates, pauses):
 
 @pytest.mark.parametrize("announces", [True, False])
 def test_one_rank_tells_of_a_slow_file_system(monkeypatch, recwarn, announces):
-    def make_worker(*args):
+    def make_worker(*args, **kwargs):
         with warn_on_duration("0 s", SLOW):
             return FakeWorker(RETIRED)
 

@@ -1,8 +1,4 @@
-"""A worker that comes back, as long as the cluster lives.
-
-`Client.restart` closes workers and counts on their deployment system to start them again;
-a worker that loses its connection closes, too. Here the deployment system is its rank.
-"""
+"""The servers of one rank: the scheduler, and a worker that is replaced when it closes."""
 
 from __future__ import annotations
 
@@ -12,32 +8,132 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
+from mpidask._dask import dashboard, scheduler_file
 from mpidask._dask import worker as workers
 from mpidask._dask.client import close_clients_of_tasks, found_by_clients
 from mpidask._dask.discovery import find_cluster
 from mpidask._dask.memory import watch_memory
+from mpidask._dask.nanny_plugins import tell_of_nanny_plugins
+from mpidask._dask.paused import report_paused
 from mpidask._dask.rank_worker import CLUSTER_ENDS, TASK_EXIT, status_of
+from mpidask._dask.scheduler import (
+    call_before_close,
+    describe_cluster,
+    ended_idle,
+    enough_files,
+    make_security,
+    start_monitor,
+    start_scheduler,
+)
 from mpidask._errors import SchedulerFileError
-from mpidask._lifecycle.messages import Cluster, Failed, StartWorker, WorkerStarted
+from mpidask._lifecycle.messages import (
+    Cluster,
+    Failed,
+    StartScheduler,
+    StartWorker,
+    WorkerStarted,
+)
 from mpidask._log import WORD_INTERVAL, logger
 from mpidask._mpi.deadline import Deadline
 from mpidask._options import Options
 
-#: A worker that fails within so many seconds is replaced with growing pauses.
+if TYPE_CHECKING:
+    from distributed import Scheduler
+
+    from mpidask._dask.monitor import Monitor
+
+#: A worker that lived for less than this many seconds is replaced after growing pauses.
 _SHORT_LIFE = 10.0
-#: Seconds between looks for the scheduler of a cluster to join.
+#: Seconds between attempts to find the scheduler of a cluster to join.
 _JOIN_INTERVAL = 1
-#: Seconds that a scheduler which answers may take to register a worker.
+#: Seconds within which a scheduler that answers must have registered a worker.
 _REGISTER_TIMEOUT = 30
 #: Seconds a worker waits for the scheduler to close it before it closes itself.
 _SCHEDULER_GRACE = 3
 
 
+class SchedulerRunner:
+    """Run the scheduler, and what belongs beside it.
+
+    Parameters
+    ----------
+    options : Options
+    order : StartScheduler
+    report : callable
+        Called with each message for the leader.
+    """
+
+    def __init__(
+        self, options: Options, order: StartScheduler, report: Callable[[object], None]
+    ) -> None:
+        self._options = options
+        self._order = order
+        self._report = report
+        self._scheduler: Scheduler | None = None
+        self._monitor: Monitor | None = None
+        self._stopping = False
+        self._running: asyncio.Task[None] | None = None
+
+    async def run(
+        self, on_start: Callable[[Scheduler], object], before_close: Callable[[], object]
+    ) -> None:
+        """Run the scheduler until it ends."""
+        with enough_files(len(self._order.places)):
+            await self._run(on_start, before_close)
+
+    async def _run(
+        self, on_start: Callable[[Scheduler], object], before_close: Callable[[], object]
+    ) -> None:
+        path = self._options.scheduler_file
+        if path is not None:
+            await scheduler_file.in_time(scheduler_file.check_replaceable, path)
+        security = make_security(self._options.security)
+        prefix = dashboard.choose_prefix(self._options)
+        scheduler = await start_scheduler(self._options, self._order.host, security, prefix)
+        self._scheduler = scheduler
+        call_before_close(scheduler, before_close)
+        tell_of_nanny_plugins(scheduler)
+        self._monitor = await start_monitor(self._options, scheduler, self._order.places)
+        on_start(scheduler)
+        cluster = describe_cluster(self._options, scheduler, security, prefix)
+        self._running = asyncio.current_task()
+        async with scheduler_file.written_in_time(path, scheduler, cluster):
+            self._report(cluster)
+            await scheduler.finished()
+        if ended_idle(scheduler) and not self._stopping:
+            logger.warning(
+                "the scheduler has ended by itself: nothing to do for %g s "
+                "(distributed.scheduler.idle-timeout in Dask's configuration)",
+                scheduler.idle_timeout,
+            )
+
+    def later_duties(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+        """Yield (name, coroutine) of what starts together with the user's function."""
+        if self._scheduler is not None:
+            yield "memory watch", report_paused(self._scheduler)
+
+    async def stop(self, status: int) -> None:
+        """Stop the scheduler of a job that ends with this exit status."""
+        self._stopping = True
+        try:
+            if self._monitor is not None:
+                await self._monitor.finish(status)
+        except Exception as error:
+            logger.warning("no summary: %s: %s", type(error).__name__, error)
+        if self._scheduler is not None:
+            await self._scheduler.close(reason="mpidask-end")
+        if self._running is not None:
+            await asyncio.wait([self._running])  # removing its file may take time
+
+
 class WorkerSupervisor:
-    """Starts the worker of one rank, replaces it when it closes, and stops it.
+    """Keep a worker on one rank for as long as the cluster lives.
+
+    `Client.restart` closes workers and relies on their deployment system to start new ones; a
+    worker that loses its connection closes, too. Here the rank is the deployment system.
 
     Parameters
     ----------
@@ -48,10 +144,12 @@ class WorkerSupervisor:
     report : callable
         Called with each message for the leader.
     on_cluster_end : callable
-        Called when the scheduler closes the worker, since the cluster ends.
+        Called when the scheduler closes the worker because the cluster ends.
     found_by_tasks : contextlib.ExitStack, optional
-        Holds what lets a `Client()` of a task find the cluster; whoever gives it closes it at
-        the end. None on the client rank, whose block sees to that, and to the clients.
+        Holds the settings by which a `Client()` in a task finds the cluster; the caller closes
+        it. None on the client rank, where the block of the user's function does the same.
+    worker_options : mapping, optional
+        Arguments for the worker class, instead of the option `worker_options`.
     """
 
     def __init__(
@@ -62,8 +160,10 @@ class WorkerSupervisor:
         report: Callable[[object], None],
         on_cluster_end: Callable[[], object],
         found_by_tasks: contextlib.ExitStack | None = None,
+        worker_options: Mapping[str, Any] | None = None,
     ) -> None:
         self._options = options
+        self._worker_options = options.worker_options if worker_options is None else worker_options
         self._order = order
         self._cluster = cluster
         self._report = report
@@ -102,26 +202,26 @@ class WorkerSupervisor:
             await asyncio.sleep(pause)
 
     def replace(self) -> None:
-        """Close a worker whose process should end, as a task of its wants, for a fresh one."""
+        """Replace a worker, one of whose tasks has tried to end the process."""
         if self._worker is not None and not self._stopping:
             cause = "a task raised SystemExit or KeyboardInterrupt"
             self._report(Failed("worker", cause, final=False))
             closing = asyncio.create_task(self._worker.close(reason=TASK_EXIT))
-            self._closing.add(closing)  # else it may be collected before it ends
+            self._closing.add(closing)  # the event loop keeps weak references only
             closing.add_done_callback(self._closing.discard)
 
     def expect_end(self) -> None:
-        """Start no other worker from now on."""
+        """Start no further worker."""
         self._stopping = True
 
     async def stop(self) -> None:
-        """Stop the worker, with `shutdown_timeout` for its running tasks."""
+        """Stop the worker; its running tasks have `shutdown_timeout` to end."""
         self.expect_end()
         if self._worker is not None:
             await self._stop()
 
     def running_tasks(self) -> tuple[str, ...]:
-        """Name the tasks that the worker's threads are busy with."""
+        """Return the keys of the tasks that still run in the worker's threads."""
         return () if self._worker is None else workers.running_tasks(self._worker)
 
     def _report_start(self) -> None:
@@ -129,37 +229,43 @@ class WorkerSupervisor:
         self._report(WorkerStarted(*found, address=getattr(self._worker, "address", "")))
 
     async def _start(self, attempt: int) -> None:
-        self._worker = None  # how the former one ended is no matter, should this one not be made
+        self._worker = None  # else a failed start would reuse the old worker's close reason
         try:
             if self._cluster is None:
                 await self._join(attempt)
             else:
                 self._worker = self._make(self._cluster, attempt)
-                self._worker.on_cluster_end = self._on_cluster_end  # the order to end comes later
+                self._worker.on_cluster_end = self._on_cluster_end
                 await self._worker
-        except (SystemExit, KeyboardInterrupt) as error:  # of what it runs at its start
+        except (SystemExit, KeyboardInterrupt) as error:  # from a preload or plugin, say
             raise RuntimeError("the worker has left the program") from error
 
     def _make(self, cluster: Any, attempt: int) -> Any:
+        from mpidask._transport import answer_probes, buffer_pool
+
         if self._found_by_tasks is not None and self._address != cluster.address:
-            self._found_by_tasks.close()  # of a cluster that this rank had joined before
+            self._found_by_tasks.close()  # of the cluster that this rank had joined before
             self._found_by_tasks.enter_context(found_by_clients(cluster))
             self._address = cluster.address
+        pool = buffer_pool()  # None if this rank's data goes by sockets
         with warnings.catch_warnings():
             if not self._order.announces:
                 warnings.filterwarnings("ignore", message=workers.SLOW_FILES)
-            worker = workers.make_worker(self._options, self._order.settings, cluster, attempt)
-        if self._options.protocol == "mpi":
-            from mpidask._transport import answer_probes, buffer_pool
-
+            worker = workers.make_worker(
+                self._options,
+                self._order.settings,
+                cluster,
+                attempt,
+                worker_options=self._worker_options,
+                by_mpi=pool is not None,
+            )
+        if pool is not None:
             answer_probes(worker)
-            watch_memory(worker, buffer_pool())
-        else:
-            watch_memory(worker)
+        watch_memory(worker, pool)
         return worker
 
     async def _join(self, attempt: int) -> None:
-        """Start a worker of a cluster that runs elsewhere, as soon as there is one."""
+        """Start a worker in the cluster of another job, waiting for that if necessary."""
         deadline = Deadline(self._options.death_timeout or math.inf)
         said = -math.inf
         while problem := await self._try_to_join(attempt, max(deadline.left, _JOIN_INTERVAL)):
@@ -175,14 +281,7 @@ class WorkerSupervisor:
             logger.info("joined a scheduler again")
 
     async def _try_to_join(self, attempt: int, timeout: float) -> Exception | None:
-        """Start a worker, or return what is wrong with the scheduler now, and may pass.
-
-        Parameters
-        ----------
-        attempt : int
-        timeout : float
-            Seconds that the scheduler may take to answer.
-        """
+        """Start a worker, or return a problem of the scheduler's that may be temporary."""
         try:
             cluster = await find_cluster(self._options, timeout)
         except SchedulerFileError as error:
@@ -195,13 +294,13 @@ class WorkerSupervisor:
         try:
             await asyncio.wait_for(self._worker, _REGISTER_TIMEOUT)
         except asyncio.TimeoutError as error:
-            with contextlib.suppress(Exception):  # a nanny objects while its child starts
+            with contextlib.suppress(Exception):  # a nanny raises while its child starts
                 await self._worker.close(reason=CLUSTER_ENDS)
             return error
         except OSError as error:
             return error
-        except RuntimeError as error:  # distributed's, for whatever came up at the start
-            if not _comes_of_connections(error):
+        except RuntimeError as error:  # distributed wraps any failed start in one
+            if not _is_connection_error(error):
                 raise
             return error
         return None
@@ -220,7 +319,7 @@ class WorkerSupervisor:
             await self._worker.close(reason=CLUSTER_ENDS)
 
     async def _retire(self) -> None:
-        """Let the results held here move to other workers of the cluster, which goes on."""
+        """Move the results held here to other workers of the cluster, which goes on."""
         why = ""
         try:
             await workers.retire(self._worker, self._options.shutdown_timeout)
@@ -233,8 +332,7 @@ class WorkerSupervisor:
             self._report(Failed("worker", cause, final=False))
 
 
-def _comes_of_connections(error: BaseException | None) -> bool:
-    """Tell whether a worker did not start because of its scheduler, which may be back later."""
+def _is_connection_error(error: BaseException | None) -> bool:
     from distributed.comm.core import CommClosedError
 
     kinds = (CommClosedError, ConnectionError, asyncio.TimeoutError)
@@ -244,7 +342,7 @@ def _comes_of_connections(error: BaseException | None) -> bool:
 
 
 def root_cause(error: BaseException) -> str:
-    """Name the exception that an exception comes from."""
+    """Describe the exception at the root of a chain of causes."""
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {error}"
