@@ -22,14 +22,14 @@ from mpidask._lifecycle import forked
 from mpidask._lifecycle.front_end import JOIN, prepared, raise_once, serve
 from mpidask._lifecycle.signals import Interrupt, raise_as_python_would
 from mpidask._mpi import freed
-from mpidask._options import Options
+from mpidask._options import JoinOptions, Options, ProgramOptions
 from mpidask._signatures import with_options
 
 if TYPE_CHECKING:
     from distributed import Client
     from typing_extensions import Unpack  # in typing from Python 3.11 on
 
-    from mpidask import _typing as t
+    from mpidask import _signatures as t
     from mpidask._lifecycle.front_end import Block as ClusterBlock
     from mpidask._lifecycle.messages import Cluster
 
@@ -37,11 +37,9 @@ Yields = TypeVar("Yields")
 
 
 @overload
-def mpi_dask(
-    *, exit: Literal[True] = True, **options: Unpack[t.ProgramOptions]
-) -> Block[Client]: ...
+def mpi_dask(*, exit: Literal[True] = True, **options: Unpack[ProgramOptions]) -> Block[Client]: ...
 @overload
-def mpi_dask(*, exit: bool, **options: Unpack[t.ProgramOptions]) -> Block[Client | None]: ...
+def mpi_dask(*, exit: bool, **options: Unpack[ProgramOptions]) -> Block[Client | None]: ...
 @with_options()
 def mpi_dask(**options: Any) -> Block[Any]:
     """Make the MPI job a Dask cluster for the length of a block.
@@ -231,35 +229,35 @@ def _end_interruptible(interrupt: Interrupt) -> None:
 
 
 @overload
-def mpi_dask_main(function: t.First[t.P, t.Result], /) -> t.MainFirst[t.P, t.Result]: ...
+def mpi_dask_main(function: t.ClientFirst[t.P, t.Result], /) -> t.DecoratedFirst[t.P, t.Result]: ...
 @overload
-def mpi_dask_main(function: t.BehindMany[t.Result], /) -> Callable[..., t.Result]: ...
+def mpi_dask_main(function: t.ClientAfterArgs[t.Result], /) -> Callable[..., t.Result]: ...
 @overload
-def mpi_dask_main(function: t.Behind6[t.Result], /) -> Callable[..., t.Result]: ...
+def mpi_dask_main(function: t.ClientAfter6[t.Result], /) -> Callable[..., t.Result]: ...
 @overload
-def mpi_dask_main(function: t.Behind5[t.Result], /) -> Callable[..., t.Result]: ...
+def mpi_dask_main(function: t.ClientAfter5[t.Result], /) -> Callable[..., t.Result]: ...
 @overload
-def mpi_dask_main(function: t.Behind4[t.Result], /) -> Callable[..., t.Result]: ...
-@overload
-def mpi_dask_main(
-    function: t.Behind3[t.T1, t.T2, t.T3, t.Result], /
-) -> t.Main3[t.T1, t.T2, t.T3, t.Result]: ...
+def mpi_dask_main(function: t.ClientAfter4[t.Result], /) -> Callable[..., t.Result]: ...
 @overload
 def mpi_dask_main(
-    function: t.Behind2[t.T1, t.T2, t.Result], /
-) -> t.Main2[t.T1, t.T2, t.Result]: ...
+    function: t.ClientAfter3[t.T1, t.T2, t.T3, t.Result], /
+) -> t.Decorated3[t.T1, t.T2, t.T3, t.Result]: ...
 @overload
-def mpi_dask_main(function: t.Behind1[t.T1, t.Result], /) -> t.Main1[t.T1, t.Result]: ...
+def mpi_dask_main(
+    function: t.ClientAfter2[t.T1, t.T2, t.Result], /
+) -> t.Decorated2[t.T1, t.T2, t.Result]: ...
 @overload
-def mpi_dask_main(function: t.Behind0[t.Result], /) -> t.Main0[t.Result]: ...
+def mpi_dask_main(function: t.ClientAfter1[t.T1, t.Result], /) -> t.Decorated1[t.T1, t.Result]: ...
+@overload
+def mpi_dask_main(function: t.ClientAfter0[t.Result], /) -> t.Decorated0[t.Result]: ...
 @overload
 def mpi_dask_main(function: Callable[t.P, t.Result], /) -> Callable[t.P, t.Result]: ...
 @overload
 def mpi_dask_main(
-    *, exit: Literal[True] = True, **options: Unpack[t.ProgramOptions]
+    *, exit: Literal[True] = True, **options: Unpack[ProgramOptions]
 ) -> t.Decorator: ...
 @overload
-def mpi_dask_main(*, exit: bool, **options: Unpack[t.ProgramOptions]) -> t.DecoratorOnAllRanks: ...
+def mpi_dask_main(*, exit: bool, **options: Unpack[ProgramOptions]) -> t.DecoratorOnAllRanks: ...
 @with_options()
 def mpi_dask_main(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make the MPI job a Dask cluster for the length of each call of a function.
@@ -361,7 +359,7 @@ def join_existing(
     scheduler_file: str | os.PathLike[str] | None = None,
     *,
     address: str | None = None,
-    **options: Unpack[t.JoinOptions],
+    **options: Unpack[JoinOptions],
 ) -> None:
     """Make every rank of this MPI job a worker of a cluster that runs elsewhere.
 

@@ -1,18 +1,24 @@
 """The options of mpidask, declared once.
 
-The signatures of the decorator and the context manager, the command lines, dask's
-configuration and the reference page of the documentation are all made from `Options`.
+Signatures, command-line flags, Dask's configuration and the reference page of the documentation
+are all generated from `Options`. Type checkers need literal types: those are the `TypedDict`
+classes at the end, which a test compares with the declaration.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib.util
 import operator
 import os
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+if TYPE_CHECKING:
+    from distributed import Security
+    from mpi4py import MPI
 
 Check = Callable[[Any], Any]
 
@@ -26,9 +32,9 @@ class Kind:
     check : callable
         Returns the value to use, or raises `TypeError` or `ValueError`.
     metavar : str
-        The same on command lines; empty where there can't be a flag.
+        Its placeholder on command lines; empty for a pair of flags, or none.
     words : str
-        The same for people, with units.
+        Its description in the documentation, with units.
     """
 
     check: Check
@@ -36,14 +42,19 @@ class Kind:
     words: str
 
 
-def _declare(default: Any, kind: Kind, help: str, *, group: str) -> Any:
-    """Declare one option: its default, what it accepts, what it means."""
+def _declare(group: str, default: Any, kind: Kind, help: str) -> Any:
     return dataclasses.field(
         metadata={"default": default, "kind": kind, "help": help, "group": group}
     )
 
 
-# -- What an option accepts. Each check returns the value to use, or raises. --------
+_role = functools.partial(_declare, "Roles")
+_network = functools.partial(_declare, "Network and security")
+_worker = functools.partial(_declare, "Workers")
+_lifetime = functools.partial(_declare, "Start and end")
+_output = functools.partial(_declare, "Output")
+
+# -- Checks: each returns the value to use, or raises. -----------------------------------
 
 
 def _boolean(value: Any) -> bool:
@@ -52,7 +63,7 @@ def _boolean(value: Any) -> bool:
     raise TypeError("must be True or False")
 
 
-def _integer(minimum: int) -> Check:
+def _integer(minimum: int) -> Callable[[Any], int]:
     def check(value: Any) -> int:
         number = _plain(value)
         if isinstance(number, bool) or not isinstance(number, int):
@@ -65,7 +76,7 @@ def _integer(minimum: int) -> Check:
 
 
 def _either(literal: str | None, otherwise: Check) -> Check:
-    """Accept one special value beside what another check accepts."""
+    """Accept a special value, or what another check accepts."""
 
     def check(value: Any) -> Any:
         if value is literal or (isinstance(value, str) and value == literal):
@@ -142,13 +153,13 @@ def _memory(value: Any) -> int | float | str | None:
 
 
 def _plain(value: Any) -> Any:
-    """Make an int of what is one in all but name, such as numpy's."""
+    """Convert integers of other types, such as numpy's, to int."""
     is_integer = hasattr(value, "__index__") and not isinstance(value, bool)
     return operator.index(value) if is_integer else value
 
 
 def _port(value: Any) -> int:
-    port: int = _integer(0)(value)
+    port = _integer(0)(value)
     if port > 65535:
         raise ValueError("must be a port, 0 to 65535")
     return port
@@ -181,10 +192,9 @@ def _wait_for_workers(value: Any) -> bool | int:
     if isinstance(value, bool):
         return value
     try:
-        count: int = _integer(0)(value)
+        return _integer(0)(value)
     except TypeError:
         raise TypeError("must be True, False or a number of workers") from None
-    return count
 
 
 def _log_level(value: Any) -> int:
@@ -204,7 +214,7 @@ def _transport(value: Any) -> str:
 
 def _communicator(value: Any) -> Any:
     if value is None or (hasattr(value, "Idup") and not (value and value.Is_inter())):
-        return value  # COMM_NULL, which is false, is that of the ranks left out
+        return value  # COMM_NULL, which is falsy, on ranks that are left out
     raise TypeError("must be an intracommunicator of mpi4py")
 
 
@@ -217,135 +227,99 @@ ADDRESS = Kind(_text, "ADDRESS", "str")
 SECONDS = Kind(_seconds, "TIME", "seconds, or text such as '5 min'")
 MAPPING = Kind(_mapping, "JSON", "dict")
 
-ROLES, NETWORK, WORKERS, LIFE, OUTPUT = (
-    "Roles",
-    "Network and security",
-    "Workers",
-    "Start and end",
-    "Output",
-)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Options:
-    """All options, checked. Make one with `Options.resolve`."""
+    """All options, checked; made by `Options.resolve`."""
 
-    comm: Any = _declare(
+    comm: Any = _role(
         None,
         Kind(_communicator, "", "mpi4py.MPI.Intracomm"),
         "communicator whose ranks form the cluster (default: COMM_WORLD); mpidask uses a private "
         "duplicate of it; ranks that are not in it (COMM_NULL) get None",
-        group=ROLES,
     )
-    exit: bool = _declare(
+    exit: bool = _role(
         True,
         BOOLEAN,
         "when the cluster ends, all ranks but the client's leave the program; False: they get None "
         "and go on",
-        group=ROLES,
     )
-    scheduler_rank: int = _declare(0, RANK, "rank that runs the scheduler", group=ROLES)
-    client_rank: int = _declare(1, RANK, "rank that runs your function or script", group=ROLES)
-    exclusive_workers: bool = _declare(
+    scheduler_rank: int = _role(0, RANK, "rank that runs the scheduler")
+    client_rank: int = _role(1, RANK, "rank that runs your function or script")
+    exclusive_workers: bool = _role(
         True,
         BOOLEAN,
         "keep the rank of the scheduler, and that of the client if there is one, free of workers; "
         "otherwise they host one, too",
-        group=ROLES,
     )
-    interface: str | None = _declare(
+    interface: str | None = _network(
         None,
         _optional(NAME),
         "network interface that the scheduler and the workers use, such as 'ib0'",
-        group=NETWORK,
     )
-    host: str | None = _declare(
+    host: str | None = _network(
         None,
         _optional(ADDRESS),
         "address that the scheduler listens on; workers use their own addresses in that network",
-        group=NETWORK,
     )
-    protocol: str | None = _declare(
+    protocol: str | None = _network(
         None,
         _optional(NAME),
         "protocol of Dask's connections: 'tls' (the default) or 'wss'; without security: 'tcp' "
         "(the default then), 'ucx' or others",
-        group=NETWORK,
     )
-    security: Any = _declare(
+    security: Any = _network(
         True,
         Kind(_security, "", "bool or distributed.Security"),
         "encrypt Dask's connections, with credentials made for this job, so that nobody else can "
         "connect; in Python also a distributed.Security of your own",
-        group=NETWORK,
     )
-    transport: str = _declare(
+    transport: str = _network(
         "auto",
-        Kind(
-            _transport,
-            "auto|mpi|socket",
-            "'auto', 'mpi' or 'socket'",
-        ),
+        Kind(_transport, "auto|mpi|socket", "'auto', 'mpi' or 'socket'"),
         "how large data goes from rank to rank: by MPI, by sockets, or by whichever is faster "
         "('auto'); workers with a nanny, and workers of another job, always use sockets",
-        group=NETWORK,
     )
-    scheduler_port: int = _declare(
-        0, PORT, "port of the scheduler; 0: any free port", group=NETWORK
-    )
-    scheduler_file: str | None = _declare(
+    scheduler_port: int = _network(0, PORT, "port of the scheduler; 0: any free port")
+    scheduler_file: str | None = _network(
         None,
         _optional(PATH),
         "file for the scheduler's address and the job's credentials (mode 0600); the job of the "
         "scheduler writes it, jobs and clients that join read it",
-        group=NETWORK,
     )
-    trust_scheduler_file: bool = _declare(
+    trust_scheduler_file: bool = _network(
         False,
         BOOLEAN,
         "only with join_existing or --no-scheduler: use a scheduler file even if it belongs to "
         "another user, or others may read or write it; whoever can write it can run code as you",
-        group=NETWORK,
     )
-    address: str | None = _declare(
+    address: str | None = _network(
         None,
         _optional(ADDRESS),
         "only with join_existing or --no-scheduler: address of the scheduler, if there is no "
         "scheduler file",
-        group=NETWORK,
     )
-    scheduler_options: Mapping[str, Any] = _declare(
-        {},
-        MAPPING,
-        "more arguments for distributed.Scheduler",
-        group=NETWORK,
+    scheduler_options: Mapping[str, Any] = _network(
+        {}, MAPPING, "more arguments for distributed.Scheduler"
     )
-    dashboard: bool = _declare(
-        True,
-        BOOLEAN,
-        "serve Dask's dashboard",
-        group=NETWORK,
-    )
-    dashboard_address: str = _declare(
+    dashboard: bool = _network(True, BOOLEAN, "serve Dask's dashboard")
+    dashboard_address: str = _network(
         ":8787",
         Kind(_port_or_address, "[HOST]:PORT", "str, or a port"),
         "where the dashboard listens; if the port is in use, another is chosen",
-        group=NETWORK,
     )
-    dashboard_token: bool = _declare(
+    dashboard_token: bool = _network(
         True,
         BOOLEAN,
         "with security, put a secret of this job into the path of the dashboard, so that only "
         "those find it who have its link",
-        group=NETWORK,
     )
-    nthreads: int | str = _declare(
+    nthreads: int | str = _worker(
         "auto",
         Kind(_either("auto", _integer(1)), "INT|auto", "int or 'auto'"),
         "threads per worker; 'auto': the node's CPUs divided among its workers",
-        group=WORKERS,
     )
-    memory_limit: int | float | str | None = _declare(
+    memory_limit: int | float | str | None = _worker(
         "auto",
         Kind(
             _memory,
@@ -354,112 +328,92 @@ class Options:
         ),
         "memory per worker, as for distributed.Worker; 'auto': the node's memory divided among "
         "its ranks; 0: no limit",
-        group=WORKERS,
     )
-    local_directory: str | None = _declare(
+    local_directory: str | None = _worker(
         None,
         _optional(PATH),
         "directory for data that workers spill to disk; default: Dask's own choice",
-        group=WORKERS,
     )
-    worker_class: str | type = _declare(
+    worker_class: str | type = _worker(
         "distributed.Worker",
         Kind(_worker_class, "CLASS", "str or class"),
         "class of the workers, such as 'dask_cuda.CUDAWorker'",
-        group=WORKERS,
     )
-    worker_options: Mapping[str, Any] = _declare(
+    worker_options: Mapping[str, Any] = _worker(
         {},
         dataclasses.replace(MAPPING, check=_worker_options),
         "more arguments for the worker class",
-        group=WORKERS,
     )
-    name: str = _declare(
-        "mpidask",
-        NAME,
-        "prefix of the workers' names, as in 'mpidask-2' for the worker of rank 2",
-        group=WORKERS,
+    name: str = _worker(
+        "mpidask", NAME, "prefix of the workers' names, as in 'mpidask-2' for the worker of rank 2"
     )
-    nanny: bool = _declare(
-        False,
-        BOOLEAN,
-        "run each worker in a child process, which is restarted if it dies",
-        group=WORKERS,
+    nanny: bool = _worker(
+        False, BOOLEAN, "run each worker in a child process, which is restarted if it dies"
     )
-    wait_for_workers: bool | int = _declare(
+    wait_for_workers: bool | int = _lifetime(
         True,
         Kind(_wait_for_workers, "INT|true|false", "bool or int"),
         "how many workers the start waits for: True (all), a number, or False (none)",
-        group=LIFE,
     )
-    startup_timeout: float = _declare(
+    startup_timeout: float = _lifetime(
         "5 min",
         SECONDS,
         "how long the start may take; after that the job ends, and the missing ranks are named",
-        group=LIFE,
     )
-    shutdown_timeout: float = _declare(
+    shutdown_timeout: float = _lifetime(
         "30 s",
         SECONDS,
         "how long running tasks may delay the end; after that their ranks are named, and the job "
         "ends without them",
-        group=LIFE,
     )
-    mpi_task_grace: float = _declare(
+    mpi_task_grace: float = _lifetime(
         "30 s",
         SECONDS,
         "if a function of submit_mpi fails on one rank, how long it may stay in MPI on others "
         "before the job is aborted; also how long it waits for ranks that have lost their worker",
-        group=LIFE,
     )
-    death_timeout: float | None = _declare(
+    death_timeout: float | None = _lifetime(
         None,
         _optional(SECONDS),
         "only with join_existing or --no-scheduler: how long to wait for a scheduler; default: no "
         "limit",
-        group=LIFE,
     )
-    reconnect: bool = _declare(
+    reconnect: bool = _lifetime(
         True,
         BOOLEAN,
         "only with join_existing or --no-scheduler: when the scheduler goes away, wait for it to "
         "come back; False: the job ends",
-        group=LIFE,
     )
-    performance_report: str | None = _declare(
+    performance_report: str | None = _output(
         None,
         _optional(PATH),
         "file for Dask's HTML performance report of the whole run, written every few minutes and "
         "at the end",
-        group=OUTPUT,
     )
-    progress: float | None = _declare(
+    progress: float | None = _output(
         None,
         _optional(SECONDS),
         "interval, such as '5 min', at which a line in the log says how far the work has come; if "
         "no task has ended for three intervals, a line says which tasks still run",
-        group=OUTPUT,
     )
-    summary: str | None = _declare(
+    summary: str | None = _output(
         None,
         _optional(PATH),
         "JSON file for what the job did and used, kept up to date while the job runs; at the end, "
         "two lines in the log sum it up",
-        group=OUTPUT,
     )
-    log_level: int = _declare(
+    log_level: int = _output(
         "warning",
         Kind(_log_level, "LEVEL", "str or int"),
         "level of distributed's log messages on the ranks of the scheduler and the workers, such "
         "as 'info'; in Python also a number",
-        group=OUTPUT,
     )
 
     @classmethod
     def resolve(
         cls, given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
     ) -> Options:
-        """Check the options given, and take the others from dask's configuration.
+        """Check the options given; those left out come from Dask's configuration.
 
         Parameters
         ----------
@@ -495,7 +449,7 @@ class Options:
 
     @staticmethod
     def check(given: Mapping[str, Any]) -> None:
-        """Check names and values of some options alone, without dask's configuration."""
+        """Check the options given, without Dask's configuration."""
         fields = _fields()
         _reject_unknown(given, fields, "")
         for name, value in given.items():
@@ -519,7 +473,7 @@ def _fields() -> dict[str, dataclasses.Field[Any]]:
     return {field.name: field for field in dataclasses.fields(Options)}
 
 
-#: What distributed, dask-mpi and dask-jobqueue call it, and what it is here.
+#: Names that distributed, dask-mpi and dask-jobqueue use, and the options meant.
 _ELSEWHERE = {
     "cores": "nthreads",
     "env": "worker_options",
@@ -535,7 +489,7 @@ _ELSEWHERE = {
     "timeout": "startup_timeout",
     "worker_name": "name",
 }
-#: What the number of ranks decides here.
+#: Names of options for a number that the number of ranks determines here.
 _NUMBERS = {"n_workers", "num_workers", "nworkers", "processes", "nprocs", "jobs"}
 
 
@@ -563,3 +517,60 @@ def _checked(field: dataclasses.Field[Any], value: Any) -> Any:
         return field.metadata["kind"].check(value)
     except (TypeError, ValueError) as error:
         raise type(error)(f"option {field.name}={value!r} {error}") from None
+
+
+# -- Types for callers: more than `Options` holds, as checks convert. ---------------------
+
+
+class CommonOptions(TypedDict, total=False):
+    """The options that every front end takes as ``**options``."""
+
+    comm: MPI.Intracomm | None
+    scheduler_rank: int
+    client_rank: int
+    exclusive_workers: bool
+    interface: str | None
+    host: str | None
+    protocol: str | None
+    security: bool | Security
+    transport: Literal["auto", "mpi", "socket"]
+    scheduler_port: int
+    trust_scheduler_file: bool
+    scheduler_options: Mapping[str, Any]
+    dashboard: bool
+    dashboard_address: str | int
+    dashboard_token: bool
+    nthreads: int | Literal["auto"]
+    memory_limit: float | str | None
+    local_directory: str | os.PathLike[str] | None
+    worker_class: str | type
+    worker_options: Mapping[str, Any]
+    name: str
+    nanny: bool
+    wait_for_workers: bool | int
+    startup_timeout: float | str
+    shutdown_timeout: float | str
+    mpi_task_grace: float | str
+    death_timeout: float | str | None
+    reconnect: bool
+    performance_report: str | os.PathLike[str] | None
+    progress: float | str | None
+    summary: str | os.PathLike[str] | None
+    log_level: int | str
+
+
+class ProgramOptions(CommonOptions, total=False):
+    """The options of programs, but for `exit`, which has overloads of its own."""
+
+    scheduler_file: str | os.PathLike[str] | None
+    address: str | None
+
+
+class JoinOptions(CommonOptions, total=False):
+    """The options of `join_existing`, but for its first parameters."""
+
+    exit: bool
+
+
+class AllOptions(ProgramOptions, JoinOptions):
+    """All options; the source of the types in signatures at run time."""

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 import mpidask
-from mpidask._options import Options
-from mpidask._typing import AllOptions
+from mpidask._options import AllOptions, Options
 
 PROJECT = Path(mpidask.__file__).parents[1]
 OPTIONS = set(Options.__dataclass_fields__)
