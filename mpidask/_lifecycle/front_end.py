@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import socket
 import threading
 import time
@@ -37,6 +39,7 @@ from mpidask._mpi.deadline import Deadline
 from mpidask._mpi.launcher import communicator, require_threads
 from mpidask._mpi.launcher import rank as launcher_rank
 from mpidask._options import Options
+from mpidask._waiting import FIRST_NOTICE, WaitNotice
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -45,8 +48,6 @@ Result = TypeVar("Result")
 
 #: Seconds to wait for the other ranks where the options are wrong: to say so once.
 _GATHERING_TIMEOUT = 60.0
-#: Seconds until a rank that waits for others to tell them of an error says it by itself.
-_FIRST_WORD = 10
 
 #: Marks an exception as what this rank has against a start.
 _OBJECTION = "_is_mpidask_objection"
@@ -278,13 +279,14 @@ def _said_before(deadline: Deadline, error: Exception) -> Iterator[None]:
     place = f"rank {rank} on {socket.gethostname()}"
     said = f"{place} waits for other ranks to end the job: {kind}: {error}"
     # One after the other: if it is wrong everywhere, the rank that comes last ends the wait.
-    timer = threading.Timer(min(_FIRST_WORD + rank, 0.9 * deadline.left), logger.error, [said])
-    timer.daemon = True
-    timer.start()
+    first = min(FIRST_NOTICE + rank, 0.9 * deadline.left)
+    notice = WaitNotice(lambda _: said, first=first, interval=math.inf, level=logging.ERROR)
+    done = threading.Event()
+    threading.Thread(target=notice.repeat_until, args=(done,), daemon=True).start()
     try:
         yield
     finally:
-        timer.cancel()
+        done.set()
 
 
 def _reporting_rank(comm: MPI.Intracomm, given: Mapping[str, Any], front_end: FrontEnd) -> int:

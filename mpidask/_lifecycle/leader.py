@@ -26,12 +26,13 @@ from mpidask._lifecycle.messages import (
 from mpidask._lifecycle.roles import Roles
 from mpidask._lifecycle.shutdown import Shutdown
 from mpidask._lifecycle.start_orders import start_orders
-from mpidask._lifecycle.startup import Startup, reporting_progress
+from mpidask._lifecycle.startup import Startup
 from mpidask._log import logger
 from mpidask._mpi import launcher
 from mpidask._mpi.communicator import TO_LEADER, TO_MEMBER, Communicator
 from mpidask._mpi.deadline import Deadline
 from mpidask._options import Options
+from mpidask._waiting import FIRST_NOTICE, WaitNotice
 
 
 class Leader:
@@ -86,8 +87,13 @@ class Leader:
         StartupError
             If a rank fails, or does not answer in time.
         """
+        notice = WaitNotice(
+            lambda waited: f"starting for {waited} s: {self._startup.progress()}",
+            first=FIRST_NOTICE,
+            interval=FIRST_NOTICE,
+        )
         try:
-            async with reporting_progress(self._startup.progress):
+            async with notice:
                 await asyncio.wait_for(self._start(), deadline.left)
         except asyncio.TimeoutError:
             raise self._startup.timed_out(deadline.timeout) from None

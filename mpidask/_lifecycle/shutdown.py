@@ -7,9 +7,10 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 from mpidask._lifecycle.messages import Done, End
-from mpidask._lifecycle.startup import Startup, reporting_progress, some_of
-from mpidask._log import WORD_INTERVAL, logger
+from mpidask._lifecycle.startup import Startup, some_of
+from mpidask._log import logger
 from mpidask._mpi import job_exit
+from mpidask._waiting import WaitNotice
 
 #: Seconds the leader grants its members beyond `shutdown_timeout` to report.
 REPORT_GRACE = 5
@@ -37,7 +38,7 @@ class Shutdown:
     async def wait(self, hear: Callable[[], Awaitable[tuple[int, object]]]) -> None:
         """Hear from all ranks; abort the job when this one leaves if some don't answer."""
         with contextlib.suppress(asyncio.TimeoutError):
-            async with reporting_progress(self._progress, what="ending", interval=WORD_INTERVAL):
+            async with WaitNotice(self._notice):
                 await asyncio.wait_for(self._collect(hear), self._timeout + REPORT_GRACE)
         if self._busy:
             self._give_up()
@@ -62,8 +63,8 @@ class Shutdown:
                         ", ".join(message.stuck),
                     )
 
-    def _progress(self) -> str:
-        return f"no answer from {self._places()} yet"
+    def _notice(self, waited: int) -> str:
+        return f"ending for {waited} s: no answer from {self._places()} yet"
 
     def _places(self) -> str:
         return some_of(self._busy, self._startup.place)

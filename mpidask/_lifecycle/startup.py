@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import itertools
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
 from mpidask._errors import StartupError
 from mpidask._lifecycle.messages import Cluster, Failed, RankReady, WorkerStarted
 from mpidask._lifecycle.roles import Roles
 from mpidask._lifecycle.transport_plan import TransportPlan
-from mpidask._log import logger
 from mpidask._placement.node import Node
-
-#: Seconds between messages while the start takes long.
-_PROGRESS_INTERVAL = 10
 
 
 @dataclass
@@ -171,38 +164,3 @@ def some_of(ranks: Collection[int], name: Callable[[int], str]) -> str:
 
 def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-@contextlib.asynccontextmanager
-async def reporting_progress(
-    progress: Callable[[], str],
-    *,
-    what: str = "starting",
-    first: float | None = None,
-    interval: float | None = None,
-) -> AsyncIterator[None]:
-    """Say again and again how far a start, or an end, has come that takes long.
-
-    Parameters
-    ----------
-    progress : callable
-        Says how far.
-    what : str
-        What takes long.
-    first, interval : float, optional
-        Seconds until the first word, and between words; `first` is `interval` by default.
-    """
-    interval = interval or _PROGRESS_INTERVAL
-
-    async def tell() -> None:
-        pause = first or interval
-        for waited in itertools.count(pause, interval):
-            await asyncio.sleep(pause)
-            logger.info("%s for %d s: %s", what, waited, progress())
-            pause = interval
-
-    telling = asyncio.create_task(tell())
-    try:
-        yield
-    finally:
-        telling.cancel()

@@ -22,9 +22,10 @@ from mpidask._dask.memory import watch_memory
 from mpidask._dask.rank_worker import CLUSTER_ENDS, TASK_EXIT, status_of
 from mpidask._errors import SchedulerFileError
 from mpidask._lifecycle.messages import Cluster, Failed, StartWorker, WorkerStarted
-from mpidask._log import WORD_INTERVAL, logger
+from mpidask._log import logger
 from mpidask._mpi.deadline import Deadline
 from mpidask._options import Options
+from mpidask._waiting import WaitNotice
 
 #: A worker that fails within so many seconds is replaced with growing pauses.
 _SHORT_LIFE = 10.0
@@ -161,11 +162,11 @@ class WorkerSupervisor:
     async def _join(self, attempt: int) -> None:
         """Start a worker of a cluster that runs elsewhere, as soon as there is one."""
         deadline = Deadline(self._options.death_timeout or math.inf)
-        said = -math.inf
+        problem: Exception | None = None
+        notice = WaitNotice(lambda waited: f"waiting for a scheduler: {problem}", first=0)
         while problem := await self._try_to_join(attempt, max(deadline.left, _JOIN_INTERVAL)):
-            if self._order.announces and time.monotonic() - said > WORD_INTERVAL:
-                logger.info("waiting for a scheduler: %s", problem)
-                said = time.monotonic()
+            if self._order.announces:
+                notice.check()
             await asyncio.sleep(_JOIN_INTERVAL)
             if not deadline.left:
                 raise TimeoutError(

@@ -17,10 +17,11 @@ from collections.abc import Callable, Iterator
 
 from mpidask._log import flush_output, logger
 from mpidask._mpi.deadline import Deadline
+from mpidask._waiting import FIRST_NOTICE, WaitNotice
 
-#: Seconds until the first word of a wait, and from one rank's word to the next one's. The
-#: ranks can't talk yet: the first three speak in turn, since two may be missing.
-_FIRST_WORD, _INTERVAL, _SPEAKERS = 10, 30, 3
+#: Seconds from one rank's notice to the next one's. The ranks can't talk yet, so the first three
+#: take turns, as two of them may be missing.
+_INTERVAL, _SPEAKERS = 30, 3
 #: Seconds from the end of one rank's wait to that of the next one's, and of how many. The launcher
 #: ends the job with the first process that leaves, so the others need not say it again.
 _STAGGER, _STAGGERED = 1, 10
@@ -108,18 +109,20 @@ def _watched(rank: int, deadline: Deadline, speaks: bool) -> Iterator[None]:
 
 
 def _watch(done: threading.Event, rank: int, deadline: Deadline, speaks: bool) -> None:
-    pause = _FIRST_WORD + _INTERVAL * rank
-    while rank < _SPEAKERS and deadline.left > pause:
-        if done.wait(pause):
-            return
-        logger.info(
-            "%s waits for other ranks to reach mpidask (MPI_Init): for %.0f s now, for %.0f s "
-            "more at most (startup_timeout)",
-            _place(rank),
-            deadline.timeout - deadline.left,
-            deadline.left,
+    def message(_: int) -> str:
+        waited, left = deadline.timeout - deadline.left, deadline.left
+        return (
+            f"{_place(rank)} waits for other ranks to reach mpidask (MPI_Init): for {waited:.0f} s "
+            f"now, for {left:.0f} s more at most (startup_timeout)"
         )
-        pause = _SPEAKERS * _INTERVAL
+
+    notice = WaitNotice(
+        message, first=FIRST_NOTICE + _INTERVAL * rank, interval=_SPEAKERS * _INTERVAL
+    )
+    while rank < _SPEAKERS and deadline.left > notice.due_in:
+        if done.wait(notice.due_in):
+            return
+        notice.check()
     if done.wait(deadline.left + _STAGGER * min(rank, _STAGGERED)):
         return
     if speaks or rank < _SPEAKERS:

@@ -17,16 +17,15 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from mpidask._log import WORD_INTERVAL, logger, logging_to_stderr
+from mpidask._log import logger, logging_to_stderr
 from mpidask._mpi.deadline import Deadline
+from mpidask._waiting import FIRST_NOTICE, WaitNotice
 
 if TYPE_CHECKING:
     import psutil
 
 #: Interrupts the main thread. Ignored by default, and hardly used, so it does no harm elsewhere.
 _WAKE = signal.SIGURG
-#: Seconds until the first word of a wait for the program's own threads.
-_FIRST_WORD = 10
 #: Seconds that leftovers have at least, and child processes from SIGTERM to SIGKILL.
 _LEAST, _TERMINATED = 1, 2
 #: How often, one second apart, the main thread is interrupted while it waits for threads.
@@ -116,17 +115,13 @@ def _see_to_the_end() -> None:
 
 
 def _tell_what_runs() -> None:
-    pause, waited = _FIRST_WORD, 0
-    while not _watch.threads_ended.wait(pause):
-        waited += pause
-        with logging_to_stderr():
-            logger.info(
-                "%s waits for the program's own threads to end, as Python does, for %d s now: %s",
-                _watch.place,
-                waited,
-                _listed(_threads()),
-            )
-        pause = WORD_INTERVAL
+    def message(waited: int) -> str:
+        return (
+            f"{_watch.place} waits for the program's own threads to end, as Python does, for "
+            f"{waited} s now: {_listed(_threads())}"
+        )
+
+    WaitNotice(message, first=FIRST_NOTICE).repeat_until(_watch.threads_ended)
 
 
 def _end_in_time(deadline: Deadline) -> None:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from mpidask._log import WORD_INTERVAL, logger, logging_to_stderr
+from mpidask._waiting import WaitNotice
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -38,16 +38,14 @@ def wait(
     It has not if the wait was ended because of `unless`. Where it takes long, say so now and
     then, if there is something to be `said`.
     """
-    started = last = time.monotonic()
+    notice = WaitNotice(
+        lambda waited: f"{said if isinstance(said, str) else said and said()}, for {waited} s now"
+    )
     while not request.Test():
         if unless():
             return False
-        now = time.monotonic()
-        if said and now - last > WORD_INTERVAL:
-            last = now
-            with logging_to_stderr():
-                text = said if isinstance(said, str) else said()
-                logger.info("%s, for %.0f s now", text, now - started)
+        if said:
+            notice.check()
         time.sleep(next(pauses))
     return True
 

@@ -240,7 +240,7 @@ def test_a_client_rank_that_does_not_come_is_named_by_another(run):
         from mpidask import mpi_dask_main
         from mpidask._lifecycle import gathering
 
-        gathering._FIRST_WORD = 1
+        gathering.FIRST_NOTICE = 1
         if MPI.COMM_WORLD.rank == 1:
             time.sleep(80)
         mpi_dask_main(startup_timeout=3)(print)()

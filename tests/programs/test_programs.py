@@ -558,7 +558,7 @@ def test_threads_of_the_program_are_waited_for_in_the_open(run):
         from mpidask import mpi_dask_main
         from mpidask._mpi import leftovers
 
-        leftovers._FIRST_WORD = 1
+        leftovers.FIRST_NOTICE = 1
 
         @mpi_dask_main
         def main(client):

@@ -27,7 +27,6 @@ from mpidask._lifecycle import (
     rank_gangs,
     scheduler_runner,
     shutdown,
-    startup,
     worker_supervisor,
 )
 from mpidask._lifecycle import member as members
@@ -475,7 +474,7 @@ def test_worker_that_is_never_up(monkeypatch, aborts):
 
 
 def test_progress_is_told(monkeypatch, caplog):
-    monkeypatch.setattr(startup, "_PROGRESS_INTERVAL", 0.1)
+    monkeypatch.setattr(leader, "FIRST_NOTICE", 0.1)
 
     async def test():
         job = Job(3, absent=[2], startup_timeout=0.8)

@@ -8,6 +8,7 @@ import logging
 
 import pytest
 
+from mpidask import _waiting
 from mpidask._mpi import polling
 from mpidask._mpi.polling import Waker, pauses, poll
 
@@ -77,7 +78,7 @@ class Request:
     ],
 )
 def test_a_long_wait_is_told_now_and_then(monkeypatch, caplog, interval, text, words):
-    monkeypatch.setattr(polling, "WORD_INTERVAL", interval)
+    monkeypatch.setattr(_waiting, "NOTICE_INTERVAL", interval)
     with caplog.at_level(logging.INFO, logger="mpidask"):
         polling.wait(Request(5), text, itertools.repeat(0))
     assert caplog.messages == words
