@@ -18,7 +18,7 @@ from mpidask._log import logging_to_stderr
 from mpidask._mpi import job_exit, launcher
 from mpidask._mpi.arrival import arrive
 from mpidask._mpi.communicator import TO_LEADER
-from mpidask._mpi.deadline import Deadline
+from mpidask._waiting import Deadline
 
 if TYPE_CHECKING:
     from mpi4py import MPI

@@ -35,11 +35,10 @@ from mpidask._lifecycle.signals import (
 from mpidask._lifecycle.transport_plan import possible_transport
 from mpidask._log import logger, logging_to_stderr, printing_line_by_line
 from mpidask._mpi import freed, leftovers
-from mpidask._mpi.deadline import Deadline
 from mpidask._mpi.launcher import communicator, require_threads
 from mpidask._mpi.launcher import rank as launcher_rank
 from mpidask._options import Options
-from mpidask._waiting import FIRST_NOTICE, WaitNotice
+from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 
 if TYPE_CHECKING:
     from mpi4py import MPI

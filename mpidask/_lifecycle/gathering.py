@@ -18,9 +18,8 @@ from mpidask._lifecycle.signals import Interrupt, result_of
 from mpidask._mpi import job_exit
 from mpidask._mpi.arrival import arrive, speakers
 from mpidask._mpi.communicator import Communicator
-from mpidask._mpi.deadline import Deadline
 from mpidask._options import Options
-from mpidask._waiting import FIRST_NOTICE, NOTICE_INTERVAL, WaitNotice
+from mpidask._waiting import FIRST_NOTICE, NOTICE_INTERVAL, Deadline, WaitNotice
 
 if TYPE_CHECKING:
     from mpi4py import MPI

@@ -30,9 +30,8 @@ from mpidask._lifecycle.startup import Startup
 from mpidask._log import logger
 from mpidask._mpi import launcher
 from mpidask._mpi.communicator import TO_LEADER, TO_MEMBER, Communicator
-from mpidask._mpi.deadline import Deadline
 from mpidask._options import Options
-from mpidask._waiting import FIRST_NOTICE, WaitNotice
+from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 
 
 class Leader:

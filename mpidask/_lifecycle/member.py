@@ -39,9 +39,9 @@ from mpidask._lifecycle.shutdown import REPORT_GRACE
 from mpidask._lifecycle.worker_supervisor import WorkerSupervisor, root_cause
 from mpidask._mpi import launcher
 from mpidask._mpi.communicator import TO_LEADER, TO_MEMBER, Communicator
-from mpidask._mpi.deadline import Deadline
 from mpidask._options import Options
 from mpidask._placement.node import this_node
+from mpidask._waiting import Deadline
 
 if TYPE_CHECKING:
     from distributed import Scheduler

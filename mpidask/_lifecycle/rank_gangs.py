@@ -13,8 +13,8 @@ from mpidask._lifecycle.roles import Roles
 from mpidask._log import logger
 from mpidask._mpi import job_exit
 from mpidask._mpi.communicator import Communicator
-from mpidask._mpi.polling import poll
 from mpidask._options import Options
+from mpidask._waiting import poll
 
 if TYPE_CHECKING:
     from distributed import Scheduler

@@ -23,9 +23,8 @@ from mpidask._dask.rank_worker import CLUSTER_ENDS, TASK_EXIT, status_of
 from mpidask._errors import SchedulerFileError
 from mpidask._lifecycle.messages import Cluster, Failed, StartWorker, WorkerStarted
 from mpidask._log import logger
-from mpidask._mpi.deadline import Deadline
 from mpidask._options import Options
-from mpidask._waiting import WaitNotice
+from mpidask._waiting import Deadline, WaitNotice
 
 #: A worker that fails within so many seconds is replaced with growing pauses.
 _SHORT_LIFE = 10.0

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from mpidask._errors import StartupError, name_ranks
 from mpidask._mpi import job_exit
 from mpidask._mpi.communicator import Communicator
-from mpidask._mpi.deadline import Deadline
-from mpidask._mpi.polling import poll
+from mpidask._waiting import Deadline, poll
 
 if TYPE_CHECKING:
     from mpi4py import MPI

@@ -6,7 +6,7 @@ import itertools
 import pickle
 from typing import TYPE_CHECKING, Any
 
-from mpidask._mpi.polling import pauses, wait
+from mpidask._waiting import backoff, wait
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -28,10 +28,10 @@ def allgather(comm: MPI.Intracomm, item: object, what: str) -> list[Any]:
     length, lengths = _integers(1), _integers(comm.Get_size())
     length[0] = len(data)
     request = comm.Iallgather([length, MPI.INT64_T], [lengths, 1, MPI.INT64_T])
-    wait(request, said if speaks else None, pauses(_LONGEST_PAUSE))
+    wait(request, said if speaks else None, backoff(_LONGEST_PAUSE))
     gathered = bytearray(sum(lengths))
     request = comm.Iallgatherv([data, MPI.BYTE], [gathered, list(lengths), None, MPI.BYTE])
-    wait(request, None, pauses(_LONGEST_PAUSE))
+    wait(request, None, backoff(_LONGEST_PAUSE))
     return [
         pickle.loads(gathered[end - size : end])
         for end, size in zip(itertools.accumulate(lengths), lengths, strict=True)

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from mpidask._errors import name_ranks
-from mpidask._mpi.deadline import Deadline
-from mpidask._mpi.polling import pauses, wait
+from mpidask._waiting import Deadline, backoff, wait
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -125,4 +124,4 @@ class ExitBarrier:
 
 
 def _pauses() -> Iterator[float]:
-    return pauses(longest=0.5, growth=1.1)
+    return backoff(longest=0.5, growth=1.1)

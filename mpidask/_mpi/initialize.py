@@ -16,8 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from mpidask._log import flush_output, logger
-from mpidask._mpi.deadline import Deadline
-from mpidask._waiting import FIRST_NOTICE, WaitNotice
+from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 
 #: Seconds from one rank's notice to the next one's. The ranks can't talk yet, so the first three
 #: take turns, as two of them may be missing.

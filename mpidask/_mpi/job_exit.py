@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 from mpidask._log import flush_output, logger, logging_to_stderr
 from mpidask._mpi import leftovers
 from mpidask._mpi.abandoned_calls import CallWatch
-from mpidask._mpi.deadline import Deadline
 from mpidask._mpi.exit_barrier import ExitBarrier
+from mpidask._waiting import Deadline
 
 if TYPE_CHECKING:
     from mpi4py import MPI

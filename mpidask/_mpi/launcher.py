@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from mpidask._errors import MPIDaskError
-from mpidask._mpi.deadline import Deadline
 from mpidask._mpi.initialize import import_mpi
+from mpidask._waiting import Deadline
 
 if TYPE_CHECKING:
     from mpi4py import MPI

@@ -18,8 +18,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mpidask._log import logger, logging_to_stderr
-from mpidask._mpi.deadline import Deadline
-from mpidask._waiting import FIRST_NOTICE, WaitNotice
+from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 
 if TYPE_CHECKING:
     import psutil

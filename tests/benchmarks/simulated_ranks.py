@@ -13,9 +13,9 @@ from mpidask._lifecycle import leader as leaders
 from mpidask._lifecycle import messages as m
 from mpidask._lifecycle.roles import assign_roles
 from mpidask._mpi.communicator import TO_LEADER, pack, unpack
-from mpidask._mpi.deadline import Deadline
 from mpidask._options import Options
 from mpidask._placement.node import Node
+from mpidask._waiting import Deadline
 
 RANKS_PER_NODE = 64
 

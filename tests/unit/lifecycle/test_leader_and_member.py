@@ -36,9 +36,8 @@ from mpidask._lifecycle.messages import Done, End, Failed, Finished, RankReady
 from mpidask._lifecycle.roles import assign_roles
 from mpidask._mpi import job_exit, launcher
 from mpidask._mpi.communicator import TO_LEADER
-from mpidask._mpi.deadline import Deadline
-from mpidask._mpi.polling import poll
 from mpidask._options import Options
+from mpidask._waiting import Deadline, poll
 
 #: No test takes longer than this; a hang is a failure.
 LIMIT = 30
