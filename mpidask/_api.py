@@ -24,6 +24,7 @@ from mpidask._lifecycle.signals import Interrupt, raise_as_python_would
 from mpidask._mpi import freed
 from mpidask._options import Options
 from mpidask._signatures import with_options
+from mpidask._threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -180,9 +181,9 @@ async def _leave_in_thread(block: ClusterBlock, error: BaseException | None) -> 
 
 
 def _start_in_thread(call: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-    # Not asyncio.to_thread: a task would be cancelled with all others when the loop ends.
+    # A future and no task, which would be cancelled with all others when the loop ends.
     run = contextvars.copy_context().run
-    return asyncio.get_running_loop().run_in_executor(None, run, _outcome, call, *args)
+    return asyncio.wrap_future(in_daemon_thread(run, _outcome, call, *args))
 
 
 async def _outlast(

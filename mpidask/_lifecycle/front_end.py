@@ -38,6 +38,7 @@ from mpidask._mpi import freed, leftovers
 from mpidask._mpi.launcher import communicator, require_threads
 from mpidask._mpi.launcher import rank as launcher_rank
 from mpidask._options import Options
+from mpidask._threads import in_daemon_thread
 from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 
 if TYPE_CHECKING:
@@ -281,7 +282,7 @@ def _said_before(deadline: Deadline, error: Exception) -> Iterator[None]:
     first = min(FIRST_NOTICE + rank, 0.9 * deadline.left)
     notice = WaitNotice(lambda _: said, first=first, interval=math.inf, level=logging.ERROR)
     done = threading.Event()
-    threading.Thread(target=notice.repeat_until, args=(done,), daemon=True).start()
+    in_daemon_thread(notice.repeat_until, done)
     try:
         yield
     finally:

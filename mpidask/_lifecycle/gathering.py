@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from mpidask._errors import StartupError
 from mpidask._lifecycle import single_use
-from mpidask._lifecycle.loop_thread import LoopThread
 from mpidask._lifecycle.roles import Roles
 from mpidask._lifecycle.signals import Interrupt, result_of
 from mpidask._mpi import job_exit
 from mpidask._mpi.arrival import arrive, speakers
 from mpidask._mpi.communicator import Communicator
 from mpidask._options import Options
+from mpidask._threads import LoopThread
 from mpidask._waiting import FIRST_NOTICE, NOTICE_INTERVAL, Deadline, WaitNotice
 
 if TYPE_CHECKING:

@@ -13,7 +13,6 @@ from mpidask._gang import jobs
 from mpidask._lifecycle import signals, single_use
 from mpidask._lifecycle.gathering import Gathering
 from mpidask._lifecycle.leader import Leader
-from mpidask._lifecycle.loop_thread import LoopThread
 from mpidask._lifecycle.member import Member
 from mpidask._lifecycle.messages import Cluster, End
 from mpidask._lifecycle.rank_gangs import job_of
@@ -24,6 +23,7 @@ from mpidask._log import logger
 from mpidask._mpi import job_exit, leftovers
 from mpidask._mpi.communicator import Communicator
 from mpidask._options import Options
+from mpidask._threads import LoopThread
 
 #: Seconds that the leader's event loop may be held up at the end, beyond all others' time.
 _LOOP_GRACE = 2

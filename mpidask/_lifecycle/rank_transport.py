@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mpidask._lifecycle.messages import MeasureTransport, StartTransport, TransportMeasured
 from mpidask._mpi.communicator import Communicator
 from mpidask._options import Options
+from mpidask._threads import to_daemon_thread
 
 if TYPE_CHECKING:
     from mpidask._dask.cluster import Cluster
@@ -79,4 +80,4 @@ class RankTransport:
         if not self._started:
             return True
         self._started = False
-        return await asyncio.to_thread(_transport.disable, timeout)
+        return bool(await to_daemon_thread(_transport.disable, timeout))

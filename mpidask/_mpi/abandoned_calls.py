@@ -13,6 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mpidask._mpi.exit_barrier import ExitBarrier
+from mpidask._threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -38,13 +39,12 @@ class CallWatch:
         self._meeting = barrier
         self._on_abandoned_call = on_abandoned_call
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="mpidask-calls", daemon=True)
-        self._thread.start()
+        self._watching = in_daemon_thread(self._watch)
 
     def stop(self) -> None:
         """Stop, before the main thread comes to the end itself."""
         self._stopped.set()
-        self._thread.join()
+        self._watching.result()
 
     def _watch(self) -> None:
         seen, looks = None, 0

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Iterator
 
 from mpidask._log import flush_output, logger
+from mpidask._threads import in_daemon_thread
 from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 
 #: Seconds from one rank's notice to the next one's. The ranks can't talk yet, so the first three
@@ -98,13 +99,12 @@ def _set_error_handlers() -> None:
 def _watched(rank: int, deadline: Deadline, speaks: bool) -> Iterator[None]:
     """Say what is waited for, and end the process at the deadline."""
     done = threading.Event()
-    watching = threading.Thread(target=_watch, args=(done, rank, deadline, speaks), daemon=True)
-    watching.start()
+    watching = in_daemon_thread(_watch, done, rank, deadline, speaks)
     try:
         yield
     finally:
         done.set()
-        watching.join()
+        watching.result()
 
 
 def _watch(done: threading.Event, rank: int, deadline: Deadline, speaks: bool) -> None:

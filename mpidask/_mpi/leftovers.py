@@ -15,9 +15,11 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from mpidask._log import logger, logging_to_stderr
+from mpidask._threads import in_daemon_thread
 from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 
 if TYPE_CHECKING:
@@ -45,7 +47,7 @@ class _Watch:
     """What this process knows of its end."""
 
     def __init__(self) -> None:
-        self.thread: threading.Thread | None = None
+        self.seeing_to_the_end: Future[None] | None = None
         self.place = ""
         self.timeout = 0.0
         self.deadline: Deadline | None = None
@@ -68,11 +70,10 @@ def allow_leaving_behind() -> None:
 def tell_of_threads(place: str) -> None:
     """Say what this process waits for if threads of the program hold up its end."""
     _watch.place = place
-    if _watch.thread is None:
+    if _watch.seeing_to_the_end is None:
         _call_before_threads_are_waited_for(_watch.program_ended.set)
         atexit.register(_watch.threads_ended.set)  # Python calls it when it has waited for threads
-        _watch.thread = threading.Thread(target=_see_to_the_end, name="mpidask-end", daemon=True)
-        _watch.thread.start()
+        _watch.seeing_to_the_end = in_daemon_thread(_see_to_the_end)
 
 
 def leave_behind(place: str, timeout: float) -> None:
@@ -91,9 +92,9 @@ def leave_behind(place: str, timeout: float) -> None:
 
 def wait_until_left_behind() -> None:
     """Wait at the end of this process until child processes have ended, too."""
-    if _watch.deadline is not None and _watch.thread is not None:
+    if _watch.deadline is not None and _watch.seeing_to_the_end is not None:
         _watch.threads_ended.set()
-        _watch.thread.join()
+        _watch.seeing_to_the_end.result()
 
 
 def _call_before_threads_are_waited_for(function: Callable[[], object]) -> None:
