@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import signal
 from collections.abc import Callable
 from typing import Any
 
 from mpidask._dask.client import give_up_reconnecting
-from mpidask._dask.liveness import SchedulerWatch
-from mpidask._lifecycle.liveness_guard import LIVENESS_GRACE
+from mpidask._lifecycle.liveness import LivenessClient
 from mpidask._lifecycle.member import SELDOM, SELDOM_JOINED, SOON
 from mpidask._lifecycle.messages import (
     Cluster,
@@ -69,7 +67,7 @@ class Leader:
         self.broken = False
         self._warned_of: set[str] = set()
         self._listening: asyncio.Task[None] | None = None
-        self._watch: SchedulerWatch | None = None
+        self._liveness: LivenessClient | None = None
         self._watching: asyncio.Task[None] | None = None
         wait = options.wait_for_workers
         wanted = len(roles.workers) if wait is True else int(wait)
@@ -102,18 +100,13 @@ class Leader:
         cluster = self._startup.cluster
         if cluster is not None:
             logger.info(self._startup.summary())
-            self._watch = SchedulerWatch(cluster, self._comm.wake)
-            self._watching = asyncio.create_task(self._watch_scheduler(self._watch, cluster))
+            self._liveness = LivenessClient(cluster, self._comm.wake)
+            self._watching = asyncio.create_task(self._watch_scheduler(self._liveness, cluster))
             self._watching.add_done_callback(self.give_up_if_failed)
         return cluster
 
-    async def _watch_scheduler(self, watch: SchedulerWatch, cluster: Cluster) -> None:
-        await watch.run()
-        self._comm.wake()
-        with contextlib.suppress(asyncio.TimeoutError):
-            # A scheduler that was shut down says so.
-            await asyncio.wait_for(asyncio.shield(self.over), LIVENESS_GRACE)
-        if self.over.done():
+    async def _watch_scheduler(self, liveness: LivenessClient, cluster: Cluster) -> None:
+        if not await liveness.wait_for_death(lambda: asyncio.shield(self.over)):
             give_up_reconnecting(cluster)
         else:
             rank = self._roles.scheduler
@@ -211,8 +204,8 @@ class Leader:
             await asyncio.wait([self._listening])
         self._order_all(order)
         self._comm.wake()
-        if self._watch is not None and self._watching is not None:
-            await self._watch.wake()
+        if self._liveness is not None and self._watching is not None:
+            await self._liveness.wake()
             self._watching.cancel()
         shutdown = Shutdown(order, self._startup, self._options.shutdown_timeout)
         await shutdown.wait(self._hear)

@@ -12,7 +12,7 @@ from mpidask._dask.log_level import at_log_level
 from mpidask._dask.spawn import shield_worker_processes
 from mpidask._dask.system import cpu_quota
 from mpidask._dask.worker import uses_nanny
-from mpidask._lifecycle.liveness_guard import LivenessGuard
+from mpidask._lifecycle.liveness import LivenessGuard
 from mpidask._lifecycle.messages import (
     Cluster,
     Done,
@@ -72,9 +72,9 @@ class Member:
         self._scheduler: SchedulerRunner | None = None
         self._worker: WorkerSupervisor | None = None
         self._transport = RankTransport(comm)
-        self._gangs = RankGangs(comm, roles, options)
         self._tasks: set[asyncio.Task[None]] = set()
         self._guard = LivenessGuard(comm, roles)
+        self._gangs = RankGangs(comm, roles, options, self._guard.end_job)
         self._unheard: list[asyncio.TimerHandle] = []
         self._ending = False
         self._running = False
@@ -83,7 +83,7 @@ class Member:
         """Report, follow the leader's orders, and return the one that ended the cluster."""
         self._report(RankReady(this_node(cpu_quota())))
         grace = self._options.startup_timeout + self._options.shutdown_timeout + REPORT_GRACE
-        self._starting = self._guard.abort_after(grace, 1)
+        self._starting = self._guard.end_job_after(grace, 1)
         self._set_up_process()
         order = await self._follow_orders()
         if self._hosts_server:
@@ -142,7 +142,7 @@ class Member:
                     self._unheard.pop().cancel()
 
     def _serve(self, scheduler: Scheduler) -> None:
-        self._guard.guard(scheduler)
+        self._guard.serve(scheduler)
         self._gangs.serve(scheduler)
 
     def _scheduler_closes(self) -> None:
@@ -239,7 +239,7 @@ class Member:
         """Tell the leader that this rank was sent a signal."""
         self._report(Signalled(signum))
         grace = self._options.shutdown_timeout + REPORT_GRACE
-        self._unheard.append(self._guard.abort_after(grace, 128 + signum))
+        self._unheard.append(self._guard.end_job_after(grace, 128 + signum))
 
     def replace_worker(self) -> None:
         """Replace a worker whose process should end, as a task of its wants."""

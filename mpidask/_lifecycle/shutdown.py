@@ -78,10 +78,7 @@ class Shutdown:
 
 
 def end_job(order: End, reason: str) -> None:
-    """Abort the job of a cluster that does not end as ordered, and say why."""
-    status = order.status if order.leave else 1
-    logger.error("%s. Ending the job with exit status %d", reason, status)
-    # Is there an end, or an error, to come to? What would follow in a program that goes
-    # on is MPI, and would wait for the dead.
-    leaves = order.leave or order.status != 0
-    job_exit.abort_at_exit(status, at_once=not leaves)
+    """Abort the job of a cluster that does not end as ordered."""
+    # A program that goes on would use MPI, and wait for dead ranks.
+    goes_on = not order.leave and order.status == 0
+    job_exit.end_job(reason, order.status if order.leave else 1, at_once=goes_on)

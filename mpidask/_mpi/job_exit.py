@@ -160,6 +160,26 @@ def abort_at_exit(status: int, *, grace: float = 0, at_once: bool = False) -> No
         _leave()
 
 
+def end_job(reason: str, status: int = 1, *, at_once: bool = True) -> None:
+    """Log why the whole job has to end, and abort it.
+
+    Parameters
+    ----------
+    reason : str
+    status : int
+        Exit status of the job.
+    at_once : bool
+        Whether to abort now, instead of when this process exits.
+    """
+    _log_end(reason, status)
+    abort_at_exit(status, at_once=at_once)
+
+
+def _log_end(reason: str, status: int) -> None:
+    with logging_to_stderr():
+        logger.error("ending the job with exit status %d: %s", status, reason.rstrip())
+
+
 def skip_last_collections() -> None:
     """Leave out Python's garbage collections at the end of this process.
 
@@ -196,8 +216,7 @@ def _leave(how: str = "ended") -> None:
     leftovers.wait_until_left_behind()
     flush_output()
     if _plan.cluster_runs and _plan.abort_with is None:
-        _explain(how)
-        abort_at_exit(1)
+        end_job(_explanation(how), at_once=False)
     if _plan.abort_with is not None:
         _abort(_plan.abort_with, after=_plan.grace)
     while _plan.barriers:
@@ -212,26 +231,22 @@ def _abort(status: int, *, after: float = 0) -> None:
 
 
 def _abort_in_call(barrier: ExitBarrier, call: str) -> None:
-    with logging_to_stderr():
-        logger.error(
-            "%s waits in %s for ranks that have left the program, as they do after the first "
-            "cluster: give exit=False, and all go on. Ending the job with exit status 1",
-            barrier.place(barrier.comm.Get_rank()),
-            call,
-        )
+    _log_end(
+        f"{barrier.place(barrier.comm.Get_rank())} waits in {call} for ranks that have left the "
+        "program, as they do after the first cluster: give exit=False, and all go on",
+        1,
+    )
     flush_output()
     _abort(1)
 
 
-def _explain(how: str) -> None:
+def _explanation(how: str) -> str:
     from mpi4py import MPI
 
-    logger.error(
-        "the program %s on rank %d while its cluster is running, which needs it and MPI: ending "
-        "the job. It is in\n%s",
-        how,
-        MPI.COMM_WORLD.Get_rank(),
-        "".join(traceback.format_stack()[:-2]).rstrip(),
+    stack = "".join(traceback.format_stack()[:-2])
+    return (
+        f"the program {how} on rank {MPI.COMM_WORLD.Get_rank()} while its cluster is running, "
+        f"which needs it and MPI. It is in\n{stack}"
     )
 
 
@@ -260,16 +275,13 @@ def _abort_after_failure(barrier: ExitBarrier, error: BaseException | None) -> N
     interrupted = isinstance(error, KeyboardInterrupt)
     status = 128 + signal.SIGINT if interrupted else 1
     if not interrupted:
-        with logging_to_stderr():
-            logger.error(
-                "%s has ended with %s; %s may wait for it in MPI, and did not come to the end of "
-                "the program within %.3g s: ending the job with exit status %d",
-                barrier.place(barrier.comm.Get_rank()),
-                type(error).__name__,
-                barrier.missing() if barrier.speaks else "other ranks",
-                _plan.failure_grace,
-                status,
-            )
+        own = barrier.place(barrier.comm.Get_rank())
+        others = barrier.missing() if barrier.speaks else "other ranks"
+        _log_end(
+            f"{own} has ended with {type(error).__name__}; {others} may wait for it in MPI, and "
+            f"did not come to the end of the program within {_plan.failure_grace:.3g} s",
+            status,
+        )
     _abort(status)
 
 

@@ -77,8 +77,9 @@ class NoWatch:
     def __init__(self, *args: object) -> None:
         pass
 
-    async def run(self) -> None:
+    async def wait_for_death(self, closed: object) -> bool:
         await asyncio.Event().wait()
+        return True
 
     async def wake(self) -> None:
         pass
@@ -107,7 +108,7 @@ async def lead(ranks: int, transport: str) -> tuple[float, float, Counter[str]]:
     comm = SimulatedRanks(ranks, cluster)
     options = Options.resolve({"transport": transport})
     leader = leaders.Leader(comm, assign_roles(ranks), options, print)
-    with mock.patch.object(leaders, "SchedulerWatch", NoWatch):
+    with mock.patch.object(leaders, "LivenessClient", NoWatch):
         before = time.process_time()
         await leader.start(Deadline(300))
         started = time.process_time()

@@ -626,7 +626,7 @@ def test_no_rank_outlives_the_leader_of_the_command(launch):
     cluster.rank(0).send_signal(signal.SIGKILL)
     result = cluster.result()
     assert result.status != 0
-    assert "the scheduler on rank 0 is gone: ending the job" in result.stderr
+    assert "ending the job with exit status 1: the scheduler on rank 0 is gone" in result.stderr
 
 
 def test_a_signal_ends_joined_workers_whose_leader_is_dead(launch):

@@ -23,7 +23,7 @@ from mpidask import StartupError
 from mpidask._dask import worker as workers
 from mpidask._lifecycle import (
     leader,
-    liveness_guard,
+    liveness,
     rank_gangs,
     scheduler_runner,
     shutdown,
@@ -283,8 +283,8 @@ def test_a_scheduler_file_that_is_slow_to_go_is_no_death(
         remove(*args)
 
     monkeypatch.setattr(scheduler_runner.scheduler_file, "remove", remove_slowly)
-    monkeypatch.setattr(leader, "LIVENESS_GRACE", 0.5)
-    monkeypatch.setattr(liveness_guard, "_SCHEDULER_GRACE", 0.5)
+    monkeypatch.setattr(liveness, "_GRACE", 0.5)
+    monkeypatch.setattr(liveness, "_WORKER_GRACE", 0.5)
     path = tmp_path / "scheduler.json"
 
     async def test():
@@ -526,7 +526,7 @@ def test_a_watch_that_fails_ends_the_job(monkeypatch, caplog):
     async def fail(self):
         raise ValueError("deliberate")
 
-    monkeypatch.setattr(leader.SchedulerWatch, "run", fail)
+    monkeypatch.setattr(leader.LivenessClient, "run", fail)
 
     async def test():
         job = Job(3)
@@ -610,9 +610,10 @@ def test_rank_that_is_never_done(monkeypatch, caplog, aborts, status, leave, abo
     # Not before, for others may need the time. And not never: `run` sees to that.
     assert run(test) > 2
     (line,) = said(caplog, logging.ERROR)
-    assert line.startswith("no answer from rank 3 on ")
+    assert line.startswith(
+        f"ending the job with exit status {abort[0][0]}: no answer from rank 3 on "
+    )
     assert "within 2 s (shutdown_timeout)" in line
-    assert line.endswith(f"with exit status {abort[0][0]}")
     assert not any(f"rank {rank}" in line for rank in (0, 1, 2))
     assert aborts == [abort]
 
