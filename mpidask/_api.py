@@ -21,7 +21,7 @@ from mpidask._errors import without_internal_frames
 from mpidask._lifecycle import forked
 from mpidask._lifecycle.front_end import JOIN, prepared, raise_once, serve
 from mpidask._lifecycle.signals import Interrupt, raise_as_python_would
-from mpidask._mpi import freed
+from mpidask._mpi import initialize
 from mpidask._options import Options
 from mpidask._signatures import with_options
 from mpidask._threads import in_daemon_thread
@@ -317,7 +317,7 @@ def _check(function: Any, options: Mapping[str, Any]) -> None:
         Options.check(options)
     except (TypeError, ValueError) as error:
         raise_once(error, options)
-    freed.remember(options.get("comm"))
+    initialize.remember(options.get("comm"))
 
 
 def _check_function(function: Any) -> None:

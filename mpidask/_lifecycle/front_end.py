@@ -34,8 +34,8 @@ from mpidask._lifecycle.signals import (
 )
 from mpidask._lifecycle.transport_plan import possible_transport
 from mpidask._log import logger, logging_to_stderr, printing_line_by_line
-from mpidask._mpi import freed, leftovers
-from mpidask._mpi.launcher import communicator, require_threads
+from mpidask._mpi import initialize, leftovers
+from mpidask._mpi.initialize import communicator, require_threads
 from mpidask._mpi.launcher import rank as launcher_rank
 from mpidask._options import Options
 from mpidask._threads import in_daemon_thread
@@ -151,7 +151,7 @@ def _choose(
     elif not comm:  # COMM_NULL: this rank was left out
         _check_null(comm, front_end)
         return contextlib.nullcontext(), Options.resolve(given, front_end.defaults), True
-    freed.remember(comm)
+    initialize.remember(comm)
     options, objection = _attempt(Options.resolve, given, front_end.defaults)
     deadline = Deadline(options.startup_timeout if options else _GATHERING_TIMEOUT, since=arrived)
     with fatal_at_once(interrupt):
@@ -183,7 +183,7 @@ def _without_mpi(
 
 
 def _check_null(comm: Any, front_end: FrontEnd) -> None:
-    rank = freed.rank_in_freed(comm)
+    rank = initialize.rank_in_freed(comm)
     if rank is None and launcher_rank() == 0:
         logger.info(
             "rank 0 takes no part in the cluster: its comm is COMM_NULL (left out, or freed)"
