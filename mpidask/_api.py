@@ -18,10 +18,9 @@ import wrapt
 
 from mpidask._dask.client import connected, connected_async
 from mpidask._errors import without_internal_frames
-from mpidask._lifecycle import forked
 from mpidask._lifecycle.front_end import JOIN, prepared, raise_once, serve
 from mpidask._lifecycle.signals import Interrupt, raise_as_python_would
-from mpidask._mpi import initialize
+from mpidask._mpi import initialize, job_exit
 from mpidask._options import Options
 from mpidask._signatures import with_options
 from mpidask._threads import in_daemon_thread
@@ -123,7 +122,7 @@ class Block(Generic[Yields]):
 
     def __exit__(self, *error: Any) -> bool | None:
         if os.getpid() != self._process:  # a child that the block forked has no cluster
-            forked.leave(error[1])
+            job_exit.exit_forked_child(error[1])
         return self._leave(*error)
 
     async def __aenter__(self) -> Yields:
@@ -143,7 +142,7 @@ class Block(Generic[Yields]):
 
     async def __aexit__(self, *error: Any) -> bool | None:
         if os.getpid() != self._process:
-            forked.leave(error[1])
+            job_exit.exit_forked_child(error[1])
         return await self._leave_async(*error)
 
 

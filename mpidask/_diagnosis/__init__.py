@@ -16,7 +16,7 @@ from mpidask._diagnosis.report import of_job, of_process
 from mpidask._errors import MPIDaskError
 from mpidask._log import logging_to_stderr
 from mpidask._mpi import initialize, job_exit, launcher
-from mpidask._mpi.arrival import arrive
+from mpidask._mpi.collectives import arrive
 from mpidask._mpi.communicator import TO_LEADER
 from mpidask._waiting import Deadline
 

@@ -34,7 +34,7 @@ from mpidask._lifecycle.signals import (
 )
 from mpidask._lifecycle.transport_plan import possible_transport
 from mpidask._log import logger, logging_to_stderr, printing_line_by_line
-from mpidask._mpi import initialize, leftovers
+from mpidask._mpi import exit_blockers, initialize
 from mpidask._mpi.initialize import communicator, require_threads
 from mpidask._mpi.launcher import rank as launcher_rank
 from mpidask._options import Options
@@ -134,7 +134,7 @@ def prepared(
             if isinstance(block, MPICluster):
                 stack.enter_context(printing_line_by_line(restore=not options.exit))
                 if options.exit and not runs_program:
-                    leftovers.allow_leaving_behind()
+                    exit_blockers.allow_interrupting_exit()
             stack.enter_context(handled(interrupt, defer_to_user=runs_program))
             stack.enter_context(noticed_at_once(interrupt))
             yield block, options

@@ -15,7 +15,7 @@ from mpidask._lifecycle import single_use
 from mpidask._lifecycle.roles import Roles
 from mpidask._lifecycle.signals import Interrupt, result_of
 from mpidask._mpi import job_exit
-from mpidask._mpi.arrival import arrive, speakers
+from mpidask._mpi.collectives import arrive, reporting_ranks
 from mpidask._mpi.communicator import Communicator
 from mpidask._options import Options
 from mpidask._threads import LoopThread
@@ -110,8 +110,8 @@ class Gathering:
             first=FIRST_NOTICE,
             interval=FIRST_NOTICE if rank == self.reporter else NOTICE_INTERVAL,
         )
-        speaks = rank in speakers(self.reporter)
-        async with notice if speaks else contextlib.nullcontext():
+        reports = rank in reporting_ranks(self.reporter)
+        async with notice if reports else contextlib.nullcontext():
             try:
                 members = await arrive(self.comm, self.deadline, reporter=self.reporter)
             except StartupError as error:
