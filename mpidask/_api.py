@@ -18,12 +18,12 @@ import wrapt
 
 from mpidask._dask.client import connected, connected_async
 from mpidask._errors import without_internal_frames
-from mpidask._lifecycle import forked
 from mpidask._lifecycle.front_end import JOIN, prepared, raise_once, serve
 from mpidask._lifecycle.signals import Interrupt, raise_as_python_would
-from mpidask._mpi import freed
+from mpidask._mpi import initialize, job_exit
 from mpidask._options import JoinOptions, Options, ProgramOptions
 from mpidask._signatures import with_options
+from mpidask._threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -120,7 +120,7 @@ class Block(Generic[Yields]):
 
     def __exit__(self, *error: Any) -> bool | None:
         if os.getpid() != self._process:  # a child that the block forked has no cluster
-            forked.leave(error[1])
+            job_exit.exit_forked_child(error[1])
         return self._leave(*error)
 
     async def __aenter__(self) -> Yields:
@@ -141,7 +141,7 @@ class Block(Generic[Yields]):
 
     async def __aexit__(self, *error: Any) -> bool | None:
         if os.getpid() != self._process:
-            forked.leave(error[1])
+            job_exit.exit_forked_child(error[1])
         return await self._leave_async(*error)
 
 
@@ -179,9 +179,9 @@ async def _leave_in_thread(block: ClusterBlock, error: BaseException | None) -> 
 
 
 def _start_in_thread(call: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-    # Not asyncio.to_thread: a task would be cancelled with all others when the loop ends.
+    # A future and no task, which would be cancelled with all others when the loop ends.
     run = contextvars.copy_context().run
-    return asyncio.get_running_loop().run_in_executor(None, run, _outcome, call, *args)
+    return asyncio.wrap_future(in_daemon_thread(run, _outcome, call, *args))
 
 
 async def _outlast(
@@ -315,7 +315,7 @@ def _check(function: Any, options: Mapping[str, Any]) -> None:
         Options.check(options)
     except (TypeError, ValueError) as error:
         raise_once(error, options)
-    freed.remember(options.get("comm"))
+    initialize.remember(options.get("comm"))
 
 
 def _check_function(function: Any) -> None:

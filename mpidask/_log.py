@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 logger = logging.getLogger("mpidask")
 
-#: Seconds between words of a wait that takes long.
+#: As `_waiting.NOTICE_INTERVAL`, for the gangs.
 WORD_INTERVAL = 60
 
 

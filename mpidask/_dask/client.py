@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from mpidask._dask import dashboard, performance_report
 from mpidask._dask.cluster import Cluster
-from mpidask._dask.daemon_thread import in_daemon_thread
 from mpidask._dask.log_level import at_log_level
 from mpidask._dask.performance_report import code_of_the_program
 from mpidask._errors import StartupError
 from mpidask._log import logger
 from mpidask._options import Options
+from mpidask._threads import to_daemon_thread
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -114,7 +114,7 @@ async def close_clients_of_tasks(address: str) -> None:
     """
     # In threads: in its event loop, a client that tries to reconnect would first wait for that.
     closing = [
-        asyncio.wrap_future(in_daemon_thread(client.close, _CLOSE_TIMEOUT))
+        to_daemon_thread(client.close, _CLOSE_TIMEOUT)
         for client, loop in _clients_of(address)
         if loop.asyncio_loop.is_running()
     ]
@@ -160,7 +160,7 @@ async def connected_async(
     from distributed import Client
 
     # The file system may take its time, which the user's event loop has not.
-    report = await asyncio.wrap_future(in_daemon_thread(performance_report.prepared, options))
+    report = await to_daemon_thread(performance_report.prepared, options)
     with found_by_clients(cluster, direct=direct):
         with _explained(cluster):
             client = await Client(cluster.address, security=cluster.security, asynchronous=True)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from mpidask._dask import scheduler_file
 from mpidask._dask.cluster import Cluster
-from mpidask._dask.daemon_thread import in_daemon_thread
 from mpidask._errors import MPIDaskError
+from mpidask._threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from mpidask._options import Options

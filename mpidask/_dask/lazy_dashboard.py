@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 from tornado import web
 from tornado.routing import Matcher, PathMatches, Rule
 
-from mpidask._dask.daemon_thread import in_daemon_thread
 from mpidask._log import logger
+from mpidask._threads import to_daemon_thread
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -74,9 +74,8 @@ class _LatePages:
 
     async def _load(self) -> str | None:
         try:
-            # In a thread that nobody waits for: the scheduler goes on, and a job can end.
-            importing = in_daemon_thread(importlib.import_module, "distributed.dashboard.scheduler")
-            await asyncio.wrap_future(importing)
+            # The scheduler goes on meanwhile, and the job can end.
+            await to_daemon_thread(importlib.import_module, "distributed.dashboard.scheduler")
             _connect(self._scheduler, self._prefix)
         except Exception as error:
             problem = f"{type(error).__name__}: {error}".strip()

@@ -8,12 +8,11 @@ of Dask's reduces it further, and the worker would stay paused. Nannies start th
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import time
 from typing import Any, Protocol
 
-from mpidask._dask.daemon_thread import in_daemon_thread
+from mpidask._threads import to_daemon_thread
 
 #: Name of what a worker's heartbeat says about its memory, see `MemoryWatch.metrics`.
 METRICS = "mpidask-memory"
@@ -75,7 +74,7 @@ class MemoryWatch:
             self._pool.keep(not short)
         started = time.monotonic()
         if short and started >= self._next_trim:
-            await asyncio.wrap_future(in_daemon_thread(trim_malloc))
+            await to_daemon_thread(trim_malloc)
             ended = time.monotonic()
             self._next_trim = ended + max(_TRIM_INTERVAL, _TRIM_SHARE * (ended - started))
 

@@ -8,13 +8,13 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from mpidask._dask import summary as summaries
-from mpidask._dask.daemon_thread import in_daemon_thread, in_time
 from mpidask._dask.failures import Failures
 from mpidask._dask.progress import Progress
 from mpidask._dask.scheduler import call_before_close
 from mpidask._dask.summary import Summary
 from mpidask._dask.tally import Places, Tally
 from mpidask._log import logger
+from mpidask._threads import in_daemon_thread, to_daemon_thread
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -114,7 +114,7 @@ class Monitor:
             self._summary.sample()
             text = self._summary.text(status)
             try:
-                await in_time(self._timeout, self._write_last, text)
+                await to_daemon_thread(self._write_last, text, timeout=self._timeout)
             except asyncio.TimeoutError:
                 logger.warning("writing the summary takes more than %g s: left", self._timeout)
             for line in self._summary.lines():

@@ -9,8 +9,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
-from mpidask._dask.daemon_thread import in_daemon_thread
 from mpidask._errors import MPIDaskError
+from mpidask._threads import in_daemon_thread
 
 #: As many bytes of a file tell whether it is an older version.
 _HEAD = 4096

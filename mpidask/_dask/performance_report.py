@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpidask._dask.daemon_thread import in_daemon_thread
 from mpidask._dask.output_file import OutputFile
 from mpidask._log import logger
+from mpidask._threads import to_daemon_thread
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -87,7 +87,7 @@ class PerformanceReport:
             with self._client.as_current():
                 await self._report.__aexit__(None, None, None, code=self._code)
             content = path.read_bytes()
-        await asyncio.wrap_future(in_daemon_thread(self._file.write, content))
+        await to_daemon_thread(self._file.write, content)
 
     def can_be_finished(self) -> bool:
         """Tell whether there is a connection to the scheduler, which makes the report."""

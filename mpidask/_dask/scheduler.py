@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import dataclasses
 import resource
@@ -15,6 +14,7 @@ from mpidask._dask import dashboard
 from mpidask._dask.cluster import Cluster
 from mpidask._log import logger
 from mpidask._placement.network import LOOPBACK
+from mpidask._threads import to_daemon_thread
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -146,7 +146,7 @@ async def start_monitor(
     from mpidask._dask.tally import Places
 
     if options.summary is not None:
-        await asyncio.to_thread(summary.file(options.summary).check)
+        await to_daemon_thread(summary.file(options.summary).check)
     failures = Failures(scheduler, Places(places))
     scheduler.add_plugin(failures)
     if options.progress is None and options.summary is None:

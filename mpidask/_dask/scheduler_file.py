@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any
 
-from mpidask._dask import daemon_thread
+from mpidask import _threads
 from mpidask._dask.cluster import Cluster
 from mpidask._dask.output_file import draft
 from mpidask._errors import SchedulerFileError
@@ -146,7 +146,7 @@ async def written_in_time(
 def call_in_time(function: Callable[..., None], path: str, *args: Any) -> None:
     """Call one of these functions, and give it up if the file system does not answer."""
     try:
-        daemon_thread.in_daemon_thread(function, path, *args).result(ANSWER_TIMEOUT)
+        _threads.in_daemon_thread(function, path, *args).result(ANSWER_TIMEOUT)
     except FutureTimeoutError:
         raise no_answer(path, ANSWER_TIMEOUT) from None
 
@@ -154,7 +154,7 @@ def call_in_time(function: Callable[..., None], path: str, *args: Any) -> None:
 async def in_time(function: Callable[..., None], path: str, *args: Any) -> None:
     """Do the same in an event loop."""
     try:
-        await daemon_thread.in_time(ANSWER_TIMEOUT, function, path, *args)
+        await _threads.to_daemon_thread(function, path, *args, timeout=ANSWER_TIMEOUT)
     except asyncio.TimeoutError:
         raise no_answer(path, ANSWER_TIMEOUT) from None
 

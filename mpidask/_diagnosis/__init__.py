@@ -15,10 +15,10 @@ from mpidask._diagnosis.facts import Facts, facts_of_this_process, mpi_library
 from mpidask._diagnosis.report import of_job, of_process
 from mpidask._errors import MPIDaskError
 from mpidask._log import logging_to_stderr
-from mpidask._mpi import job_exit, launcher
-from mpidask._mpi.arrival import arrive
+from mpidask._mpi import initialize, job_exit, launcher
+from mpidask._mpi.collectives import arrive
 from mpidask._mpi.communicator import TO_LEADER
-from mpidask._mpi.deadline import Deadline
+from mpidask._waiting import Deadline
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -60,7 +60,7 @@ def diagnose(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
 
 def _gathered(own: Facts, deadline: Deadline) -> tuple[dict[int, Facts], int]:
     """Give what the ranks know, on rank 0, and how many ranks there are."""
-    comm = launcher.communicator(deadline, alone=True)
+    comm = initialize.communicator(deadline, alone=True)
     if comm is None:
         raise MPIDaskError(f"mpi4py can't be used: {_why_not()}")
     return asyncio.run(_collected(comm, own, deadline))

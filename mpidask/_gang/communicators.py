@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from mpidask._mpi.polling import pauses, wait
+from mpidask._waiting import backoff, wait
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -77,7 +77,7 @@ def all_well(comm: MPI.Intracomm, said: str, is_stopped: Callable[[], bool]) -> 
     """
     request = comm.Ibarrier()
     speaks = comm.Get_rank() < 2  # one of them may be the rank that is waited for
-    looks = pauses(0.01, growth=1.1, shortest=1e-4)
+    looks = backoff(0.01, growth=1.1, shortest=1e-4)
     if not wait(request, said if speaks else None, looks, unless=is_stopped):
         _unfinished.append(request)
         return False

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from mpidask._gang.execution import Execution
-from mpidask._mpi.polling import poll
+from mpidask._waiting import poll
 
 if TYPE_CHECKING:
     from distributed import Worker

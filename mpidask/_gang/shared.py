@@ -12,9 +12,9 @@ from mpidask._gang import handover, pieces
 from mpidask._gang.jobs import job_of
 from mpidask._gang.pieces import Holder, Piece
 from mpidask._mpi import job_exit
-from mpidask._mpi.deadline import Deadline
-from mpidask._mpi.exchange import allgather
-from mpidask._mpi.launcher import communicator
+from mpidask._mpi.collectives import allgather
+from mpidask._mpi.initialize import communicator
+from mpidask._waiting import Deadline
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import math
 import socket
 import threading
 import time
@@ -32,11 +34,12 @@ from mpidask._lifecycle.signals import (
 )
 from mpidask._lifecycle.startup import possible_transport
 from mpidask._log import logger, logging_to_stderr, printing_line_by_line
-from mpidask._mpi import freed, leftovers
-from mpidask._mpi.deadline import Deadline
-from mpidask._mpi.launcher import communicator, require_threads
+from mpidask._mpi import exit_blockers, initialize
+from mpidask._mpi.initialize import communicator, require_threads
 from mpidask._mpi.launcher import rank as launcher_rank
 from mpidask._options import Options
+from mpidask._threads import in_daemon_thread
+from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -45,8 +48,6 @@ Result = TypeVar("Result")
 
 #: Seconds to wait for the other ranks where the options are wrong: to say so once.
 _GATHERING_TIMEOUT = 60.0
-#: Seconds until a rank that waits for others to tell them of an error says it by itself.
-_FIRST_WORD = 10
 
 #: Marks an exception as what this rank has against a start.
 _OBJECTION = "_is_mpidask_objection"
@@ -150,7 +151,7 @@ def prepared(
             if isinstance(block, MPICluster):
                 stack.enter_context(printing_line_by_line(restore=not leaves))
                 if leaves and not runs_program:
-                    leftovers.allow_leaving_behind()
+                    exit_blockers.allow_interrupting_exit()
             stack.enter_context(handled(interrupt, defer_to_user=runs_program))
             stack.enter_context(noticed_at_once(interrupt))
             yield chosen
@@ -165,7 +166,7 @@ def _choose(given: Mapping[str, Any], interrupt: Interrupt, front_end: FrontEnd)
         _check_null(comm, front_end)
         unused = Options.resolve(given, front_end.defaults)
         return Prepared(contextlib.nullcontext(), unused, direct=False)
-    freed.remember(comm)
+    initialize.remember(comm)
     options, objection = _attempt(Options.resolve, given, front_end.defaults)
     deadline = Deadline(options.startup_timeout if options else _GATHERING_TIMEOUT, since=arrived)
     with fatal_at_once(interrupt):
@@ -196,7 +197,7 @@ def _without_mpi(
 
 
 def _check_null(comm: Any, front_end: FrontEnd) -> None:
-    rank = freed.rank_in_freed(comm)
+    rank = initialize.rank_in_freed(comm)
     if rank is None and launcher_rank() == 0:
         logger.info(
             "rank 0 takes no part in the cluster: its comm is COMM_NULL (left out, or freed)"
@@ -292,13 +293,14 @@ def _said_before(deadline: Deadline, error: Exception) -> Iterator[None]:
     place = f"rank {rank} on {socket.gethostname()}"
     said = f"{place} waits for other ranks to end the job: {kind}: {error}"
     # One after the other: if it is wrong everywhere, the rank that comes last ends the wait.
-    timer = threading.Timer(min(_FIRST_WORD + rank, 0.9 * deadline.left), logger.error, [said])
-    timer.daemon = True
-    timer.start()
+    first = min(FIRST_NOTICE + rank, 0.9 * deadline.left)
+    notice = WaitNotice(lambda _: said, first=first, interval=math.inf, level=logging.ERROR)
+    done = threading.Event()
+    in_daemon_thread(notice.repeat_until, done)
     try:
         yield
     finally:
-        timer.cancel()
+        done.set()
 
 
 def _reporting_rank(comm: MPI.Intracomm, given: Mapping[str, Any], front_end: FrontEnd) -> int:

@@ -12,16 +12,14 @@ from typing import TYPE_CHECKING, NoReturn
 
 from mpidask._errors import StartupError
 from mpidask._lifecycle import single_use
-from mpidask._lifecycle.loop_thread import LoopThread
 from mpidask._lifecycle.roles import Roles
 from mpidask._lifecycle.signals import Interrupt, result_of
-from mpidask._lifecycle.startup import reporting_progress
-from mpidask._log import WORD_INTERVAL
 from mpidask._mpi import job_exit
-from mpidask._mpi.arrival import arrive, speakers
+from mpidask._mpi.collectives import arrive, reporting_ranks
 from mpidask._mpi.communicator import Communicator
-from mpidask._mpi.deadline import Deadline
 from mpidask._options import Options
+from mpidask._threads import LoopThread
+from mpidask._waiting import FIRST_NOTICE, NOTICE_INTERVAL, Deadline, WaitNotice
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -44,8 +42,6 @@ SHARED_OPTIONS = (
 )
 #: Bytes that a rank may take to say what it has.
 _LONGEST_WORD = 500
-#: Seconds until a rank that waits for others says so.
-_FIRST_WORD = 10
 
 
 @dataclass(frozen=True)
@@ -108,13 +104,14 @@ class Gathering:
         size = self.comm.Get_size()
         rank = self.comm.Get_rank()
         where = f"rank {rank} on {socket.gethostname()} is"
-        progress = reporting_progress(
-            lambda: f"not all of the {size} ranks are here, {where}; each must make this call",
-            first=_FIRST_WORD,
-            interval=_FIRST_WORD if rank == self.reporter else WORD_INTERVAL,
+        missing = f"not all of the {size} ranks are here, {where}; each must make this call"
+        notice = WaitNotice(
+            lambda waited: f"starting for {waited} s: {missing}",
+            first=FIRST_NOTICE,
+            interval=FIRST_NOTICE if rank == self.reporter else NOTICE_INTERVAL,
         )
-        speaks = rank in speakers(self.reporter)
-        async with progress if speaks else contextlib.nullcontext():
+        reports = rank in reporting_ranks(self.reporter)
+        async with notice if reports else contextlib.nullcontext():
             try:
                 members = await arrive(self.comm, self.deadline, reporter=self.reporter)
             except StartupError as error:

@@ -9,8 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from mpidask._dask.client import give_up_reconnecting
-from mpidask._dask.liveness import SchedulerWatch
-from mpidask._lifecycle.liveness_guard import LIVENESS_GRACE
+from mpidask._lifecycle.liveness import LivenessClient
 from mpidask._lifecycle.member import REPORT_GRACE, SELDOM, SELDOM_JOINED, SOON
 from mpidask._lifecycle.messages import (
     Cluster,
@@ -25,13 +24,12 @@ from mpidask._lifecycle.messages import (
     WorkerStarted,
 )
 from mpidask._lifecycle.roles import Roles
-from mpidask._lifecycle.shutdown import end_job
-from mpidask._lifecycle.startup import Startup, reporting_progress, some_of
-from mpidask._log import WORD_INTERVAL, logger
-from mpidask._mpi import launcher
+from mpidask._lifecycle.startup import Startup, some_of
+from mpidask._log import logger
+from mpidask._mpi import job_exit, launcher
 from mpidask._mpi.communicator import TO_LEADER, TO_MEMBER, Communicator
-from mpidask._mpi.deadline import Deadline
 from mpidask._options import Options
+from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 
 
 class Leader:
@@ -71,7 +69,7 @@ class Leader:
         self._signalled = False
         self._warned_of: set[str] = set()
         self._running: asyncio.Task[None] | None = None
-        self._watch: SchedulerWatch | None = None
+        self._liveness: LivenessClient | None = None
         self._watching: asyncio.Task[None] | None = None
         self.broken = False
         self.over: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -90,8 +88,13 @@ class Leader:
         StartupError
             If a rank fails, or does not answer in time.
         """
+        notice = WaitNotice(
+            lambda waited: f"starting for {waited} s: {self._startup.progress()}",
+            first=FIRST_NOTICE,
+            interval=FIRST_NOTICE,
+        )
         try:
-            async with reporting_progress(self._startup.progress):
+            async with notice:
                 await asyncio.wait_for(self._start(), deadline.left)
         except asyncio.TimeoutError:
             raise self._startup.timed_out(deadline.timeout) from None
@@ -100,8 +103,8 @@ class Leader:
         cluster = self._startup.cluster
         if cluster is not None:
             logger.info(self._startup.summary())
-            self._watch = SchedulerWatch(cluster, self._comm.wake)
-            self._watching = self._in_background(self._watch_scheduler(self._watch, cluster))
+            self._liveness = LivenessClient(cluster, self._comm.wake)
+            self._watching = self._in_background(self._watch_scheduler(self._liveness, cluster))
         return cluster
 
     async def _start(self) -> None:
@@ -135,13 +138,8 @@ class Leader:
             if joining and not working:
                 self._is_over(1 if startup.failures else 0)
 
-    async def _watch_scheduler(self, watch: SchedulerWatch, cluster: Cluster) -> None:
-        await watch.run()
-        self._comm.wake()
-        with contextlib.suppress(asyncio.TimeoutError):
-            # If it was shut down, its rank reports that.
-            await asyncio.wait_for(asyncio.shield(self.over), LIVENESS_GRACE)
-        if self.over.done():
+    async def _watch_scheduler(self, liveness: LivenessClient, cluster: Cluster) -> None:
+        if not await liveness.wait_for_death(lambda: asyncio.shield(self.over)):
             give_up_reconnecting(cluster)
         else:
             rank = self._roles.scheduler
@@ -182,8 +180,8 @@ class Leader:
             await asyncio.wait([self._running])
         self._order_all(order)
         self._comm.wake()
-        if self._watch is not None and self._watching is not None:
-            await self._watch.wake()
+        if self._liveness is not None and self._watching is not None:
+            await self._liveness.wake()
             self._watching.cancel()
         busy, timeout = set(range(self._comm.size)), self._options.shutdown_timeout
 
@@ -191,9 +189,7 @@ class Leader:
             return f"no answer from {some_of(busy, self.place)}"
 
         with contextlib.suppress(asyncio.TimeoutError):
-            async with reporting_progress(
-                lambda: f"{unanswered()} yet", what="ending", interval=WORD_INTERVAL
-            ):
+            async with WaitNotice(lambda waited: f"ending for {waited} s: {unanswered()} yet"):
                 await asyncio.wait_for(self._end(order, busy), timeout + REPORT_GRACE)
         if busy:
             end_job(
@@ -255,3 +251,10 @@ class Leader:
     def _send(self, orders: Iterable[tuple[int, object]]) -> None:
         for rank, order in orders:
             self._comm.send(rank, TO_MEMBER, order)
+
+
+def end_job(order: End, reason: str) -> None:
+    """Abort the job of a cluster that does not end as ordered."""
+    # A program that goes on would use MPI, and wait for dead ranks.
+    goes_on = not order.leave and order.status == 0
+    job_exit.end_job(reason, order.status if order.leave else 1, at_once=goes_on)

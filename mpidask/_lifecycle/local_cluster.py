@@ -20,9 +20,9 @@ from mpidask._dask.scheduler import (
 from mpidask._dask.worker import worker_class
 from mpidask._gang import jobs
 from mpidask._lifecycle import single_use
-from mpidask._lifecycle.mpi_cluster import exit_status
 from mpidask._lifecycle.signals import Interrupt, raise_as_python_would
 from mpidask._log import logger
+from mpidask._mpi.job_exit import exit_status
 from mpidask._options import Options
 
 if TYPE_CHECKING:

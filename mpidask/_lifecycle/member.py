@@ -13,7 +13,7 @@ from mpidask._dask.log_level import at_log_level
 from mpidask._dask.spawn import shield_worker_processes
 from mpidask._dask.system import cpu_quota
 from mpidask._dask.worker import uses_nanny
-from mpidask._lifecycle.liveness_guard import LivenessGuard
+from mpidask._lifecycle.liveness import LivenessGuard
 from mpidask._lifecycle.messages import (
     Cluster,
     Done,
@@ -38,9 +38,10 @@ from mpidask._lifecycle.roles import Roles
 from mpidask._lifecycle.servers import SchedulerRunner, WorkerSupervisor, root_cause
 from mpidask._mpi import launcher
 from mpidask._mpi.communicator import TO_LEADER, TO_MEMBER, Communicator
-from mpidask._mpi.deadline import Deadline
 from mpidask._options import Options
 from mpidask._placement.node import this_node
+from mpidask._threads import to_daemon_thread
+from mpidask._waiting import Deadline
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -85,9 +86,9 @@ class Member:
         self._cluster: Cluster | None = None
         self._scheduler: SchedulerRunner | None = None
         self._worker: WorkerSupervisor | None = None
-        self._gangs = RankGangs(comm, roles, options)
         self._tasks: set[asyncio.Task[None]] = set()
         self._guard = LivenessGuard(comm, roles)
+        self._gangs = RankGangs(comm, roles, options, self._guard.end_job)
         self._unheard: list[asyncio.TimerHandle] = []
         self._uses_mpi = False
         self._ending = False
@@ -97,7 +98,7 @@ class Member:
         """Report, follow the leader's orders, and return the one that ended the cluster."""
         self._report(RankReady(this_node(cpu_quota())))
         grace = self._options.startup_timeout + self._options.shutdown_timeout + REPORT_GRACE
-        self._starting = self._guard.abort_after(grace, 1)
+        self._starting = self._guard.end_job_after(grace, 1)
         self._set_up_process()
         order = await self._follow_orders()
         if self._hosts_server:
@@ -197,12 +198,12 @@ class Member:
         """Tell the leader that this rank received a signal."""
         self._report(Signalled(signum))
         grace = self._options.shutdown_timeout + REPORT_GRACE
-        self._unheard.append(self._guard.abort_after(grace, 128 + signum))
+        self._unheard.append(self._guard.end_job_after(grace, 128 + signum))
 
     # -- Scheduler and worker. -------------------------------------------------------
 
     def _serve(self, scheduler: Scheduler) -> None:
-        self._guard.guard(scheduler)
+        self._guard.serve(scheduler)
         self._gangs.serve(scheduler)
 
     def _scheduler_closes(self) -> None:
@@ -278,7 +279,7 @@ class Member:
         """Return whether all transfers have ended."""
         from mpidask import _transport
 
-        return await asyncio.to_thread(_transport.disable, timeout)
+        return bool(await to_daemon_thread(_transport.disable, timeout))
 
     # -- End. ------------------------------------------------------------------------
 

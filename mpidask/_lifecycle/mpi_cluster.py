@@ -12,34 +12,20 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from mpidask._gang import jobs
 from mpidask._lifecycle import signals, single_use
 from mpidask._lifecycle.gathering import Gathering
-from mpidask._lifecycle.leader import Leader
-from mpidask._lifecycle.loop_thread import LoopThread
+from mpidask._lifecycle.leader import Leader, end_job
 from mpidask._lifecycle.member import REPORT_GRACE, Member
 from mpidask._lifecycle.messages import Cluster, End
 from mpidask._lifecycle.rank_gangs import job_of
 from mpidask._lifecycle.reaction import ReactionWatch
 from mpidask._lifecycle.roles import Roles
-from mpidask._lifecycle.shutdown import end_job
 from mpidask._log import logger
-from mpidask._mpi import job_exit, leftovers
+from mpidask._mpi import exit_blockers, job_exit
 from mpidask._mpi.communicator import Communicator
 from mpidask._options import Options
+from mpidask._threads import LoopThread
 
 #: Seconds that the leader's event loop may be held up at the end, beyond all others' time.
 _LOOP_GRACE = 2
-
-
-def exit_status(error: BaseException | None) -> int:
-    """Give the status with which Python leaves because of an exception."""
-    match error:
-        case None | SystemExit(code=None):
-            return 0
-        case SystemExit(code=int(code)):
-            return code & 0xFF
-        case KeyboardInterrupt():
-            return 128 + signal.SIGINT
-        case _:
-            return 1
 
 
 class MPICluster:
@@ -135,9 +121,9 @@ class MPICluster:
         if own == self._roles.leader and order.status in job_exit.SIGNALLED:
             job_exit.outlast_other_ranks()
         if order.leave and not goes_on_alone:
-            leftovers.leave_behind(self._place, timeout)
+            exit_blockers.limit_exit(self._place, timeout)
         else:
-            leftovers.tell_of_threads(self._place)
+            exit_blockers.report_threads_at_exit(self._place)
 
     def _lead(self) -> Cluster | None:
         starting = self._loop.submit(self._start())
@@ -198,7 +184,7 @@ class MPICluster:
         signum = self._interrupt.signum
         interrupted = isinstance(error, (KeyboardInterrupt, SystemExit, asyncio.CancelledError))
         broken = self._leader is not None and self._leader.broken
-        status = 128 + signum if signum and interrupted else exit_status(error)
+        status = 128 + signum if signum and interrupted else job_exit.exit_status(error)
         if broken and interrupted:
             status = 1
         if self._leader is not None:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mpidask._dask.worker import has_workers_in_ranks
 from mpidask._gang import jobs
 from mpidask._lifecycle.roles import Roles
-from mpidask._log import logger
-from mpidask._mpi import job_exit
 from mpidask._mpi.communicator import Communicator
-from mpidask._mpi.polling import poll
 from mpidask._options import Options
+from mpidask._waiting import poll
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -37,19 +35,21 @@ def job_of(roles: Roles, options: Options) -> jobs.Job:
 class RankGangs:
     """Lets the worker of this rank, or the scheduler on it, take part in gangs."""
 
-    def __init__(self, comm: Communicator, roles: Roles, options: Options) -> None:
+    def __init__(
+        self, comm: Communicator, roles: Roles, options: Options, end_job: Callable[[str], None]
+    ) -> None:
         self._comm = comm
         self._options = options
         self._job = job_of(roles, options)
         self._rank: Rank | None = None
-        self._ending = False
+        self._end_job = end_job
 
     def serve(self, scheduler: Scheduler) -> None:
         """Let a scheduler of this rank manage gangs."""
         from mpidask._gang.scheduler_plugin import GangPlugin
 
         grace, timeout = self._options.mpi_task_grace, self._options.startup_timeout
-        scheduler.add_plugin(GangPlugin(scheduler, self._job, grace, timeout, self._abort))
+        scheduler.add_plugin(GangPlugin(scheduler, self._job, grace, timeout, self._end_job))
 
     def worker_options(self, cluster: Cluster) -> Mapping[str, Any]:
         """Let the worker of this rank take part; return the arguments for its class."""
@@ -59,7 +59,7 @@ class RankGangs:
         given = self._options.worker_options
         if self._job.problem:
             return given
-        self._rank = rank.Rank(self._comm.mpi, self._options.mpi_task_grace, self._abort)
+        self._rank = rank.Rank(self._comm.mpi, self._options.mpi_task_grace, self._end_job)
         rank.serve(self._rank)
         return {**given, **worker_plugin.arguments(self._rank, given)}
 
@@ -67,7 +67,6 @@ class RankGangs:
         """End what this rank takes part in; tell whether it has ended within the grace."""
         from mpidask._gang import rank
 
-        self._ending = True
         ours = self._rank
         if ours is None:
             return True
@@ -77,9 +76,3 @@ class RankGangs:
             await asyncio.wait_for(poll(lambda: ours.is_vacant), grace)
         rank.serve(None)
         return ours.is_vacant
-
-    def _abort(self, reason: str) -> None:
-        """End the job, unless the cluster ends anyway."""
-        if not self._ending:
-            logger.error("ending the job: %s", reason.rstrip())
-            job_exit.abort_at_exit(1, at_once=True)

@@ -10,7 +10,6 @@ import threading
 import traceback
 
 from mpidask._lifecycle.signals import FATAL, Interrupt, raise_in_main_thread
-from mpidask._log import logger
 from mpidask._mpi import job_exit
 
 #: Seconds between the times that the main thread is reminded of a signal.
@@ -65,15 +64,11 @@ class ReactionWatch:
             self._check_later(signum, due)  # first: the reminder is a signal, too
             raise_in_main_thread(signum)
             return
-        logger.error(
-            "main() on rank %d has not reacted to %s for %g s (shutdown_timeout): ending the "
-            "job. It is in\n%s",
-            self._rank,
-            signal.Signals(signum).name,
-            self._timeout,
-            _stack_of_main_thread(),
+        job_exit.end_job(
+            f"main() on rank {self._rank} has not reacted to {signal.Signals(signum).name} for "
+            f"{self._timeout:g} s (shutdown_timeout). It is in\n{_stack_of_main_thread()}",
+            128 + signum,
         )
-        job_exit.abort_at_exit(128 + signum, at_once=True)
 
 
 def _stack_of_main_thread() -> str:

@@ -36,9 +36,9 @@ from mpidask._lifecycle.messages import (
     StartWorker,
     WorkerStarted,
 )
-from mpidask._log import WORD_INTERVAL, logger
-from mpidask._mpi.deadline import Deadline
+from mpidask._log import logger
 from mpidask._options import Options
+from mpidask._waiting import Deadline, WaitNotice
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -267,11 +267,11 @@ class WorkerSupervisor:
     async def _join(self, attempt: int) -> None:
         """Start a worker in the cluster of another job, waiting for that if necessary."""
         deadline = Deadline(self._options.death_timeout or math.inf)
-        said = -math.inf
+        problem: Exception | None = None
+        notice = WaitNotice(lambda waited: f"waiting for a scheduler: {problem}", first=0)
         while problem := await self._try_to_join(attempt, max(deadline.left, _JOIN_INTERVAL)):
-            if self._order.announces and time.monotonic() - said > WORD_INTERVAL:
-                logger.info("waiting for a scheduler: %s", problem)
-                said = time.monotonic()
+            if self._order.announces:
+                notice.check()
             await asyncio.sleep(_JOIN_INTERVAL)
             if not deadline.left:
                 raise TimeoutError(

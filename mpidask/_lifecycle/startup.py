@@ -5,12 +5,9 @@ Rules without waiting and without MPI: `Leader` feeds them the messages and send
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import itertools
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mpidask._dask.worker import has_workers_in_ranks
@@ -28,14 +25,11 @@ from mpidask._lifecycle.messages import (
     WorkerStarted,
 )
 from mpidask._lifecycle.roles import Roles
-from mpidask._log import logger
 from mpidask._options import Options
 from mpidask._placement.network import scheduler_host
 from mpidask._placement.node import Node
 from mpidask._placement.resources import worker_settings
 
-#: Seconds between progress messages during a slow start.
-_PROGRESS_INTERVAL = 10
 #: Between nodes, MPI is used if it is this many times as fast as sockets.
 _WORTHWHILE = 1.3
 
@@ -347,38 +341,3 @@ class TransportPlan:
             return "data by MPI"
         within = any(len(ranks) > 1 for ranks in groups)
         return "data by MPI within nodes" if within else "data by sockets"
-
-
-@contextlib.asynccontextmanager
-async def reporting_progress(
-    progress: Callable[[], str],
-    *,
-    what: str = "starting",
-    first: float | None = None,
-    interval: float | None = None,
-) -> AsyncIterator[None]:
-    """Say again and again how far a start, or an end, has come that takes long.
-
-    Parameters
-    ----------
-    progress : callable
-        Says how far.
-    what : str
-        What takes long.
-    first, interval : float, optional
-        Seconds until the first word, and between words; `first` is `interval` by default.
-    """
-    interval = interval or _PROGRESS_INTERVAL
-
-    async def tell() -> None:
-        pause = first or interval
-        for waited in itertools.count(pause, interval):
-            await asyncio.sleep(pause)
-            logger.info("%s for %d s: %s", what, waited, progress())
-            pause = interval
-
-    telling = asyncio.create_task(tell())
-    try:
-        yield
-    finally:
-        telling.cancel()

@@ -16,7 +16,7 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mpidask._mpi.polling import Waker, poll
+from mpidask._waiting import Waker, poll
 
 if TYPE_CHECKING:
     from mpi4py import MPI

@@ -1,8 +1,8 @@
-"""MPI comes up, and Python goes on meanwhile.
+"""Initialise MPI, and get the communicator to use.
 
-`MPI_Init` waits until all ranks of the job have called it. mpi4py calls it at import and
-holds the GIL: nothing could say what the program waits for, or end it. So it is called here
-by ctypes, which lets other threads run.
+`MPI_Init` waits until all ranks of the job have called it. mpi4py calls it on import and holds the
+GIL meanwhile, so that nothing could report the wait or end it. Here it is called through ctypes,
+which releases the GIL.
 """
 
 from __future__ import annotations
@@ -13,35 +13,105 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+import weakref
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from mpidask._errors import MPIDaskError
 from mpidask._log import flush_output, logger
-from mpidask._mpi.deadline import Deadline
+from mpidask._mpi import launcher
+from mpidask._threads import in_daemon_thread
+from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 
-#: Seconds until the first word of a wait, and from one rank's word to the next one's. The
-#: ranks can't talk yet: the first three speak in turn, since two may be missing.
-_FIRST_WORD, _INTERVAL, _SPEAKERS = 10, 30, 3
-#: Seconds from the end of one rank's wait to that of the next one's, and of how many. The launcher
-#: ends the job with the first process that leaves, so the others need not say it again.
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+#: The ranks can't communicate yet, so the first three take turns to log notices, so many seconds
+#: apart: two of them may be missing.
+_REPORTING, _INTERVAL = 3, 30
+#: Seconds between the timeouts of ranks, and how many ranks are staggered. The launcher ends the
+#: job with the first process that exits, so the others need not report the timeout again.
 _STAGGER, _STAGGERED = 1, 10
+#: Communicators of the program: object by identity, and this process's rank in it.
+_seen: dict[int, tuple[weakref.ref[Any], int]] = {}
 
 
-def import_mpi(
-    rank: int, deadline: Deadline, *, speaks: bool, before_init: Callable[[], None]
-) -> None:
-    """Import `mpi4py.MPI`, and initialise MPI as mpi4py would.
-
-    The process ends, with status 1, if other ranks have not come at the deadline.
+def communicator(
+    deadline: Deadline, given: Any = None, *, alone: bool = False
+) -> MPI.Intracomm | None:
+    """Return the communicator to use, or None if there is no MPI job.
 
     Parameters
     ----------
-    rank : int
-        Which rank this is, as the launcher says.
     deadline : Deadline
-    speaks : bool
-        Whether it says at the deadline why the process ends.
-    before_init : callable
-        Called when the library is known, and may raise.
+        For other ranks to reach `MPI_Init`.
+    given : mpi4py.MPI.Intracomm, optional
+        The user's choice; default: COMM_WORLD.
+    alone : bool
+        Whether a single rank counts as an MPI job.
+
+    Raises
+    ------
+    MPIDaskError
+        If the launcher started several processes, but MPI does not connect them.
+    """
+    if given is not None:
+        return given if given.Get_size() > 1 or alone else None
+    try:
+        _import_mpi(deadline)
+        from mpi4py import MPI
+    except MPIDaskError:
+        raise
+    except (ImportError, RuntimeError) as error:  # not installed, or finds no MPI library
+        _raise_if_launched_as_several(f"mpi4py can't be used ({error})")
+        return None
+    if not MPI.Is_initialized() or MPI.Is_finalized():
+        raise MPIDaskError(
+            "MPI is not initialised (mpi4py.rc.initialize is off), or was finalised already"
+        )
+    if MPI.COMM_WORLD.Get_size() == 1:
+        _raise_if_launched_as_several(f"mpi4py uses {_library()}")
+    return MPI.COMM_WORLD if alone or MPI.COMM_WORLD.Get_size() > 1 else None
+
+
+def require_threads() -> None:
+    """Raise `MPIDaskError` if several threads can't call MPI at once."""
+    from mpi4py import MPI
+
+    if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
+        raise MPIDaskError(
+            "MPI was not initialised for several threads, and mpidask talks to the other ranks "
+            "from a thread of its own, at any time: leave mpi4py.rc.thread_level at its default "
+            "'multiple'"
+        )
+
+
+def remember(comm: Any) -> None:
+    """Remember a communicator, for `rank_in_freed`."""
+    if hasattr(comm, "Idup") and comm:
+        key = id(comm)
+        forget = weakref.ref(comm, lambda _: _seen.pop(key, None))
+        _seen[key] = forget, comm.Get_rank()
+
+
+def rank_in_freed(comm: Any) -> int | None:
+    """Return the rank that this process had in a communicator that was freed since, or None.
+
+    MPI turns the handle of a freed communicator into COMM_NULL, which is also what `Split` returns
+    on a rank that is left out.
+    """
+    seen, rank = _seen.get(id(comm), (None, None))
+    return rank if seen is not None and seen() is comm and not comm else None
+
+
+# -- MPI_Init. ------------------------------------------------------------------------
+
+
+def _import_mpi(deadline: Deadline) -> None:
+    """Import `mpi4py.MPI`, and initialise MPI as mpi4py would.
+
+    If other ranks have not come by the deadline, the process exits with status 1.
     """
     import mpi4py
 
@@ -59,8 +129,8 @@ def import_mpi(
     finally:
         rc.initialize, rc.finalize = before
     if not MPI.Is_initialized():
-        before_init()
-        with _watched(rank, deadline, speaks):
+        _refuse_other_mpi()
+        with _exit_after(deadline):
             _init()
         _set_error_handlers()
 
@@ -73,9 +143,9 @@ def _init() -> None:
         "funneled": MPI.THREAD_FUNNELED,
         "serialized": MPI.THREAD_SERIALIZED,
     }.get(rc.thread_level if rc.threads else "single", MPI.THREAD_MULTIPLE)
-    try:  # the libraries that mpi4py.MPI is linked with are searched, too
+    try:  # finds symbols of the libraries that mpi4py.MPI is linked with, too
         init_thread = ctypes.CDLL(MPI.__file__).MPI_Init_thread
-    except (OSError, AttributeError):  # linked in another way: without the GIL's release
+    except (OSError, AttributeError):  # linked in another way: can't release the GIL
         MPI.Init_thread(level)
         return
     if init_thread(None, None, level, ctypes.byref(ctypes.c_int())) != MPI.SUCCESS:
@@ -83,7 +153,7 @@ def _init() -> None:
 
 
 def _set_error_handlers() -> None:
-    """Do what mpi4py does behind its own call of `MPI_Init_thread`."""
+    """Do what mpi4py does after its own call of `MPI_Init_thread`."""
     from mpi4py import MPI, rc
 
     handlers = {"exception": MPI.ERRORS_RETURN, "fatal": MPI.ERRORS_ARE_FATAL}
@@ -95,34 +165,35 @@ def _set_error_handlers() -> None:
 
 
 @contextlib.contextmanager
-def _watched(rank: int, deadline: Deadline, speaks: bool) -> Iterator[None]:
-    """Say what is waited for, and end the process at the deadline."""
+def _exit_after(deadline: Deadline) -> Iterator[None]:
+    """Report a long wait, and end the process if it has not ended by the deadline."""
     done = threading.Event()
-    watching = threading.Thread(target=_watch, args=(done, rank, deadline, speaks), daemon=True)
-    watching.start()
+    watching = in_daemon_thread(_watch, done, launcher.rank(), deadline)
     try:
         yield
     finally:
         done.set()
-        watching.join()
+        watching.result()
 
 
-def _watch(done: threading.Event, rank: int, deadline: Deadline, speaks: bool) -> None:
-    pause = _FIRST_WORD + _INTERVAL * rank
-    while rank < _SPEAKERS and deadline.left > pause:
-        if done.wait(pause):
-            return
-        logger.info(
-            "%s waits for other ranks to reach mpidask (MPI_Init): for %.0f s now, for %.0f s "
-            "more at most (startup_timeout)",
-            _place(rank),
-            deadline.timeout - deadline.left,
-            deadline.left,
+def _watch(done: threading.Event, rank: int, deadline: Deadline) -> None:
+    def message(_: int) -> str:
+        waited, left = deadline.timeout - deadline.left, deadline.left
+        return (
+            f"{_place(rank)} waits for other ranks to reach mpidask (MPI_Init): for {waited:.0f} s "
+            f"now, for {left:.0f} s more at most (startup_timeout)"
         )
-        pause = _SPEAKERS * _INTERVAL
+
+    notice = WaitNotice(
+        message, first=FIRST_NOTICE + _INTERVAL * rank, interval=_REPORTING * _INTERVAL
+    )
+    while rank < _REPORTING and deadline.left > notice.due_in:
+        if done.wait(notice.due_in):
+            return
+        notice.check()
     if done.wait(deadline.left + _STAGGER * min(rank, _STAGGERED)):
         return
-    if speaks or rank < _SPEAKERS:
+    if launcher.reports_early() or rank < _REPORTING:
         logger.error(
             "other ranks did not reach mpidask (MPI_Init) within %g s (startup_timeout): still "
             "busy in the program before the cluster starts, or ended. %s ends the job",
@@ -135,3 +206,50 @@ def _watch(done: threading.Event, rank: int, deadline: Deadline, speaks: bool) -
 
 def _place(rank: int) -> str:
     return f"rank {rank} on {socket.gethostname()}"
+
+
+# -- An MPI library that the launcher can't connect. ----------------------------------
+
+
+def _library() -> str:
+    from mpi4py import MPI
+
+    name, version = MPI.get_vendor()
+    return f"{name} {'.'.join(map(str, version))}"
+
+
+def _refuse_other_mpi() -> None:
+    """Raise `MPIDaskError` if `MPI_Init` would fail, or make each rank a job of its own.
+
+    MPICH would end the process, and Open MPI print warnings on all ranks.
+    """
+    from mpi4py import MPI
+
+    library = MPI.Get_library_version()
+    pmix = launcher.variable("PMIX_NAMESPACE") is not None
+    hydra = launcher.variable("HYDI_CONTROL_FD") is not None
+    mpich_needs_pmi = library.startswith("MPICH") and "pmix" not in library.lower()
+    open_mpi = library.startswith("Open MPI")  # its mpirun and Slurm speak PMIx, Hydra does not
+    if (mpich_needs_pmi and pmix and not hydra) or (open_mpi and hydra and not pmix):
+        _refuse(f"mpi4py uses {_library()}, which this launcher can't connect")
+
+
+def _raise_if_launched_as_several(found: str) -> None:
+    if launcher.size() > 1:
+        _refuse(f"MPI sees one: {found}")
+
+
+def _refuse(but: str) -> NoReturn:
+    if launcher.rank() > 0:
+        # The ranks can't communicate. Rank 0 reports; some launchers end the job with the first
+        # process that exits.
+        time.sleep(5)
+        raise SystemExit(1)
+    found = [f"{name}={value}" for name, value in launcher.size_variables().items()]
+    by = ", ".join(filter(None, [launcher.command(), *found]))
+    size = launcher.size()
+    raise MPIDaskError(
+        f"the launcher started {size} process{'es' * (size > 1)} ({by}), but {but}. Start the job "
+        "with the mpirun of the MPI that mpi4py was built for (python -m mpi4py --mpi-library "
+        "shows which), or, under srun, choose the right --mpi= plugin"
+    )

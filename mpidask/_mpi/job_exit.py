@@ -1,8 +1,8 @@
 """How a rank leaves the program: together with the others, without spinning.
 
-`MPI_Finalize` waits for all ranks, and spins meanwhile. The ranks that are done first
-would burn their cores while the client rank goes on; so all meet in a polled barrier
-before. Where a rank will never come, the job is aborted instead.
+`MPI_Finalize` waits for all ranks, and spins meanwhile. Ranks that are done early would burn their
+cores while the client rank goes on; so all ranks meet in a polled barrier before. Where a rank will
+never come, the job is aborted instead.
 """
 
 from __future__ import annotations
@@ -17,37 +17,59 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from mpidask._errors import name_ranks
 from mpidask._log import flush_output, logger, logging_to_stderr
-from mpidask._mpi import leftovers
-from mpidask._mpi.abandoned_calls import CallWatch
-from mpidask._mpi.deadline import Deadline
-from mpidask._mpi.exit_barrier import ExitBarrier
+from mpidask._mpi import exit_blockers
+from mpidask._waiting import Deadline, backoff, wait
 
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-#: Seconds for the launcher to pass on what was printed: in an abort it may drop the rest.
+#: Seconds for the launcher to forward the output: in an abort it may drop the rest.
 _FORWARDING_TIME = 0.2
-#: Seconds that other ranks have to leave when this one was interrupted.
+#: Seconds that other ranks have to exit after this one was interrupted.
 _INTERRUPTED = 30
-#: Seconds that other ranks have, at most, to fail in the same way as this one; then this one ends
-#: the job. Further ranks wait longer, each of so many, as one is enough to say why.
+#: Seconds that other ranks have, at most, to fail in the same way as this one; then this one aborts
+#: the job. Further ranks wait longer, each by `_STAGGER`, as one report is enough.
 _FAILURE_GRACE, _STAGGER, _STAGGERED = 5, 0.5, 10
 #: Exit statuses after signals.
 SIGNALLED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
+#: Seconds of waiting in an `ExitBarrier` after which a rank announces that it is there.
+_ANNOUNCEMENT = 5
+#: The tags of that, and of the message to the last rank; no `Communicator` or transfer uses them.
+_PRESENT, _LAST = 20_000, 20_001
+#: How many missing ranks are named with their hosts.
+_PLACES = 5
+
+
+# -- Exit statuses. --------------------------------------------------------------------
+
+
+def exit_status(error: BaseException | None) -> int:
+    """Return the status with which Python exits because of an exception."""
+    match error:
+        case None | SystemExit(code=None):
+            return 0
+        case SystemExit(code=int(code)):
+            return code & 0xFF
+        case KeyboardInterrupt():
+            return 128 + signal.SIGINT
+        case _:
+            return 1
+
 
 class ServedExit(SystemExit):
-    """Ends a rank that has served, with a status for who catches it, and none for the launcher.
+    """Exits a rank that has served: its `code` is the job's status, but 0 for the launcher.
 
-    A job ends with the status of the rank that runs the program, which may catch what `main` has
-    raised after the other ranks have left. Launchers give the status that is not 0 if there is
-    one; so the others must not have one. Python's own code asks for `code` last, from no frame.
+    The job's status is that of the rank that runs the program, which may catch what `main` has
+    raised after the other ranks have left. Launchers report any status that is not 0, so the other
+    ranks must have none. Python's own exit reads `code` last, from no frame.
 
-    After a signal all ranks have its status (see `outlast_other_ranks`).
+    After a signal all ranks exit with its status (see `outlast_other_ranks`).
     """
 
     def __getattribute__(self, name: str) -> Any:
@@ -57,13 +79,28 @@ class ServedExit(SystemExit):
         return value
 
 
-def outlast_other_ranks() -> None:
-    """Let this process end a moment after the others, after the ends of MPI and of Python.
+def exit_forked_child(error: BaseException | None) -> NoReturn:
+    """Exit a child process that the user's function has forked, and that leaves it.
 
-    `mpirun` of MPICH before 4.1, if it has passed on a signal, drops the statuses of all ranks that
-    end when none has its output open any more (`forced_cleanup` in Hydra's pmip.c). So there must
-    be one that has, and the status of one of the others is enough. No public hook comes after
-    `MPI_Finalize`, in which ranks wait for each other, but for those of C.
+    The status and the output are Python's. A normal exit would finalise MPI and close the
+    connections to Dask on behalf of the parent.
+    """
+    if isinstance(error, SystemExit):
+        if isinstance(error.code, str):
+            print(error.code, file=sys.stderr)
+    elif error is not None:
+        sys.excepthook(type(error), error, error.__traceback__)
+    flush_output()
+    os._exit(exit_status(error))
+
+
+def outlast_other_ranks() -> None:
+    """Let this process end a moment after the others, even after `MPI_Finalize`.
+
+    `mpirun` of MPICH before 4.1, once it has forwarded a signal, drops the statuses of all ranks
+    that end when no process has its output open any more (`forced_cleanup` in Hydra's pmip.c). So
+    one must keep it open; the status of any other rank is enough. Only C has a hook that is called
+    after `MPI_Finalize`, in which ranks wait for each other.
     """
     from mpi4py import MPI
 
@@ -74,8 +111,138 @@ def outlast_other_ranks() -> None:
         libc.__cxa_atexit(libc.usleep, microseconds, None)
 
 
+def skip_last_collections() -> None:
+    """Skip Python's garbage collections at exit.
+
+    They traverse all that distributed has loaded, several times: a good part of a second of CPU on
+    every rank. A rank that has only served has no garbage that matters.
+    """
+    atexit.register(gc.freeze)
+    atexit.register(gc.disable)
+
+
+# -- Meeting the other ranks. ----------------------------------------------------------
+
+
+class ExitBarrier:
+    """A polled barrier at exit, which knows the missing ranks.
+
+    Parameters
+    ----------
+    comm : mpi4py.MPI.Intracomm
+        A private communicator.
+    reporters : sequence of int
+        The ranks that log long waits.
+
+    Attributes
+    ----------
+    left : bool
+        Whether all ranks but one have left the program because of ``exit=True``.
+    place : callable
+        Name a rank, with its host if that is known.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, reporters: tuple[int, ...]) -> None:
+        self.comm = comm
+        self.left = False
+        self.place: Callable[[int], str] = "rank {}".format
+        self.reporters = [rank for rank in reporters if rank < comm.Get_size()]
+        self._present = {comm.Get_rank()}
+        self._sent: list[MPI.Request] = []
+        self._last_is_notified = False
+        self._barriers: list[MPI.Request] = []
+
+    @property
+    def reports(self) -> bool:
+        """Whether this rank is a reporter."""
+        return self.comm.Get_rank() in self.reporters
+
+    @property
+    def own_place(self) -> str:
+        return self.place(self.comm.Get_rank())
+
+    def wait(self, unless: Callable[[], bool] = lambda: False) -> bool:
+        """Wait for all ranks, and return whether they have come; ends early if `unless`.
+
+        An interrupted wait can be continued.
+        """
+        quiet = Deadline(_ANNOUNCEMENT)
+
+        def check() -> bool:
+            if not quiet.left and not self._sent:
+                self._announce()
+            self._receive()
+            self._notify_last()
+            return unless()
+
+        notice = self._notice if self.reports else None
+        if not wait(self._barrier(0), notice, _pauses(), unless=check):
+            return False
+        # All messages must be received, and nobody knows how many there are: so all meet again.
+        for request in self._sent:
+            wait(request, None, _pauses(), unless=self._receive)
+        return wait(self._barrier(1), None, _pauses(), unless=self._receive)
+
+    def _barrier(self, number: int) -> MPI.Request:
+        if len(self._barriers) == number:
+            self._barriers.append(self.comm.Ibarrier())
+        return self._barriers[number]
+
+    def others_wait(self) -> bool:
+        """Whether all others wait for this rank; known to the last one after ``exit=True``."""
+        return self.comm.Iprobe(tag=_LAST)
+
+    def missing(self) -> str:
+        """Name the ranks that have not come, as far as this rank knows."""
+        missing = self._missing()
+        if len(missing) > _PLACES:
+            return name_ranks(missing)
+        return ", ".join(map(self.place, missing)) or "other ranks"
+
+    def _missing(self) -> list[int]:
+        return [rank for rank in range(self.comm.Get_size()) if rank not in self._present]
+
+    def _notice(self) -> str:
+        hint = " (if it waits there for ranks that have left, in MPI: give exit=False)"
+        return f"waiting for {self.missing()} to leave the program{hint if self.left else ''}"
+
+    def _announce(self) -> None:
+        others = (rank for rank in self.reporters if rank != self.comm.Get_rank())
+        self._sent = [self._send(rank, _PRESENT) for rank in others]
+
+    def _notify_last(self) -> None:
+        missing = self._missing() if self.left and self.reports else []
+        if len(missing) == 1 and not self._last_is_notified:
+            self._last_is_notified = True
+            self._sent.append(self._send(missing[0], _LAST))
+
+    def _send(self, rank: int, tag: int) -> MPI.Request:
+        from mpi4py import MPI
+
+        # Synchronous: complete when received.
+        return self.comm.Issend([b"", MPI.BYTE], rank, tag)
+
+    def _receive(self) -> bool:
+        from mpi4py import MPI
+
+        status = MPI.Status()
+        while self.comm.Iprobe(tag=_LAST):
+            self.comm.Recv([bytearray(), MPI.BYTE], tag=_LAST)
+        while self.comm.Iprobe(tag=_PRESENT, status=status):
+            self.comm.Recv([bytearray(), MPI.BYTE], status.Get_source(), _PRESENT)
+            self._present.add(status.Get_source())
+        return False
+
+
+def _pauses() -> Iterator[float]:
+    return backoff(longest=0.5, growth=1.1)
+
+
+# -- What this process does at exit. ---------------------------------------------------
+
+
 class _Plan:
-    """What this process does when it leaves."""
+    """What this process does at exit."""
 
     def __init__(self) -> None:
         self.barriers: list[ExitBarrier] = []
@@ -83,20 +250,20 @@ class _Plan:
         self.grace = 0.0
         self.failure_grace: float = _FAILURE_GRACE
         self.cluster_runs = False
-        self.calls: CallWatch | None = None
+        self.calls: exit_blockers.CallWatch | None = None
         self.process = os.getpid()
 
 
 _plan = _Plan()
 
 
-def wait_at_exit_for(comm: MPI.Intracomm, *, speakers: tuple[int, ...]) -> None:
+def wait_at_exit_for(comm: MPI.Intracomm, *, reporters: tuple[int, ...]) -> None:
     """Wait for all ranks of a communicator before MPI is finalised, then free it.
 
-    Those that are `speakers` say so when that takes long.
+    The `reporters` log long waits.
     """
     _register()
-    _plan.barriers.append(ExitBarrier(comm, speakers))
+    _plan.barriers.append(ExitBarrier(comm, reporters))
 
 
 def expect_end(
@@ -107,20 +274,20 @@ def expect_end(
     goes_on_alone: bool,
     timeout: float,
 ) -> None:
-    """Say how the program goes on after a cluster.
+    """Take note of how the program goes on after a cluster.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm
         One that this process waits for at exit.
     place : callable
-        Names a rank of it, with its host.
+        Name a rank of it, with its host.
     left : bool
         Whether all ranks but one leave the program now.
     goes_on_alone : bool
-        Whether this is that one.
+        Whether this rank is that one.
     timeout : float
-        Seconds that other ranks have at most, should this one end by an error.
+        Seconds that other ranks have at most, should this one end with an error.
     """
     from mpi4py import MPI
 
@@ -129,46 +296,51 @@ def expect_end(
         if barrier.comm is comm:
             barrier.place, barrier.left = place, left
             if goes_on_alone and MPI.Query_thread() == MPI.THREAD_MULTIPLE:
-                _plan.calls = CallWatch(barrier, functools.partial(_abort_in_call, barrier))
+                on_call = functools.partial(_abort_in_call, barrier)
+                _plan.calls = exit_blockers.CallWatch(comm, barrier.others_wait, on_call)
 
 
 def set_cluster_runs(runs: bool) -> None:
-    """Say whether a cluster of this job runs, which can't go on without this process or MPI."""
+    """Take note of whether a cluster is running, which needs this process and MPI."""
     _plan.cluster_runs = runs
 
 
 def cluster_runs() -> bool:
-    """Tell whether one runs."""
+    """Whether a cluster is running."""
     return _plan.cluster_runs
 
 
+def end_job(reason: str, status: int = 1, *, at_once: bool = True) -> None:
+    """Log why the whole job has to end, and abort it.
+
+    Parameters
+    ----------
+    reason : str
+    status : int
+        Exit status of the job.
+    at_once : bool
+        Whether to abort now, instead of when this process exits.
+    """
+    _log_end(reason, status)
+    abort_at_exit(status, at_once=at_once)
+
+
 def abort_at_exit(status: int, *, grace: float = 0, at_once: bool = False) -> None:
-    """End the whole job when this process leaves, because some rank never will.
+    """Abort the whole job when this process exits, because some rank never will.
 
     Parameters
     ----------
     status : int
         Exit status of the job.
     grace : float
-        Seconds to give another rank, which has more to say, to end the job first.
+        Seconds to leave to another rank, which has more to report, to abort the job first.
     at_once : bool
-        Do not wait for the end of this process.
+        Do not wait for the exit of this process.
     """
     _register()
     _plan.abort_with, _plan.grace = status, grace
     if at_once:
         _leave()
-
-
-def skip_last_collections() -> None:
-    """Leave out Python's garbage collections at the end of this process.
-
-    They walk over all that distributed has loaded, again and again, which takes a good
-    part of a second of CPU on every rank. On one that has only served there is nothing
-    they could find that matters; what is not in a cycle is freed all the same.
-    """
-    atexit.register(gc.freeze)
-    atexit.register(gc.disable)
 
 
 def _register() -> None:
@@ -178,8 +350,8 @@ def _register() -> None:
         return
     _plan.process = os.getpid()
     atexit.register(_leave)
-    # A program may call MPI.Finalize() itself, before Python's exit handlers run.
-    # Attributes of COMM_SELF are deleted first thing in it (MPI-4.1, 11.4.1).
+    # A program may call MPI.Finalize() itself, before Python's exit handlers run. It begins by
+    # deleting the attributes of COMM_SELF (MPI-4.1, 11.4.1).
     keyval = MPI.Comm.Create_keyval(
         delete_fn=lambda comm, key, value: _leave("called MPI.Finalize()")
     )
@@ -189,19 +361,33 @@ def _register() -> None:
 def _leave(how: str = "ended") -> None:
     from mpi4py import MPI
 
-    if MPI.Is_finalized() or os.getpid() != _plan.process:  # a child of this rank's
+    if MPI.Is_finalized() or os.getpid() != _plan.process:  # a forked child
         return
     if _plan.calls is not None:
         _plan.calls.stop()
-    leftovers.wait_until_left_behind()
+    exit_blockers.wait_for_processes()
     flush_output()
     if _plan.cluster_runs and _plan.abort_with is None:
-        _explain(how)
-        abort_at_exit(1)
+        end_job(_left_running_cluster(how), at_once=False)
     if _plan.abort_with is not None:
         _abort(_plan.abort_with, after=_plan.grace)
     while _plan.barriers:
         _wait_for_all(_plan.barriers.pop())
+
+
+def _log_end(reason: str, status: int) -> None:
+    with logging_to_stderr():
+        logger.error("ending the job with exit status %d: %s", status, reason.rstrip())
+
+
+def _left_running_cluster(how: str) -> str:
+    from mpi4py import MPI
+
+    stack = "".join(traceback.format_stack()[:-2])
+    return (
+        f"the program {how} on rank {MPI.COMM_WORLD.Get_rank()} while its cluster is running, "
+        f"which needs it and MPI. It is in\n{stack}"
+    )
 
 
 def _abort(status: int, *, after: float = 0) -> None:
@@ -212,27 +398,13 @@ def _abort(status: int, *, after: float = 0) -> None:
 
 
 def _abort_in_call(barrier: ExitBarrier, call: str) -> None:
-    with logging_to_stderr():
-        logger.error(
-            "%s waits in %s for ranks that have left the program, as they do after the first "
-            "cluster: give exit=False, and all go on. Ending the job with exit status 1",
-            barrier.place(barrier.comm.Get_rank()),
-            call,
-        )
+    _log_end(
+        f"{barrier.own_place} waits in {call} for ranks that have left the program, as they do "
+        "after the first cluster: give exit=False, and all go on",
+        1,
+    )
     flush_output()
     _abort(1)
-
-
-def _explain(how: str) -> None:
-    from mpi4py import MPI
-
-    logger.error(
-        "the program %s on rank %d while its cluster is running, which needs it and MPI: ending "
-        "the job. It is in\n%s",
-        how,
-        MPI.COMM_WORLD.Get_rank(),
-        "".join(traceback.format_stack()[:-2]).rstrip(),
-    )
 
 
 def _wait_for_all(barrier: ExitBarrier) -> None:
@@ -249,9 +421,9 @@ def _wait_for_all(barrier: ExitBarrier) -> None:
 
 
 def _give_up_after_failure(barrier: ExitBarrier) -> Callable[[], bool]:
-    """End the wait of a rank that an exception has ended: the others may wait for it in MPI."""
+    """Limit the wait of a rank that an exception has ended: others may wait for it in MPI."""
     rank = barrier.comm.Get_rank()
-    turn = barrier.speakers.index(rank) if barrier.speaks else 2 + min(rank, _STAGGERED)
+    turn = barrier.reporters.index(rank) if barrier.reports else 2 + min(rank, _STAGGERED)
     deadline = Deadline(_plan.failure_grace + _STAGGER * turn)
     return lambda: not barrier.left and not deadline.left
 
@@ -260,21 +432,18 @@ def _abort_after_failure(barrier: ExitBarrier, error: BaseException | None) -> N
     interrupted = isinstance(error, KeyboardInterrupt)
     status = 128 + signal.SIGINT if interrupted else 1
     if not interrupted:
-        with logging_to_stderr():
-            logger.error(
-                "%s has ended with %s; %s may wait for it in MPI, and did not come to the end of "
-                "the program within %.3g s: ending the job with exit status %d",
-                barrier.place(barrier.comm.Get_rank()),
-                type(error).__name__,
-                barrier.missing() if barrier.speaks else "other ranks",
-                _plan.failure_grace,
-                status,
-            )
+        others = barrier.missing() if barrier.reports else "other ranks"
+        _log_end(
+            f"{barrier.own_place} has ended with {type(error).__name__}; {others} may wait for it "
+            "in MPI, and did not come to the end of the program within "
+            f"{_plan.failure_grace:.3g} s",
+            status,
+        )
     _abort(status)
 
 
 def _wait_interrupted(barrier: ExitBarrier) -> bool:
-    """Wait for ranks that may have been interrupted, too, and clean up; but not for ever."""
+    """Wait a limited time for ranks that may have been interrupted, too, and clean up."""
     deadline = Deadline(_INTERRUPTED)
     with contextlib.suppress(KeyboardInterrupt):  # the second one is meant
         return barrier.wait(lambda: not deadline.left)

@@ -13,9 +13,9 @@ from mpidask._lifecycle import leader as leaders
 from mpidask._lifecycle import messages as m
 from mpidask._lifecycle.roles import assign_roles
 from mpidask._mpi.communicator import TO_LEADER, pack, unpack
-from mpidask._mpi.deadline import Deadline
 from mpidask._options import Options
 from mpidask._placement.node import Node
+from mpidask._waiting import Deadline
 
 RANKS_PER_NODE = 64
 
@@ -77,8 +77,9 @@ class NoWatch:
     def __init__(self, *args: object) -> None:
         pass
 
-    async def run(self) -> None:
+    async def wait_for_death(self, closed: object) -> bool:
         await asyncio.Event().wait()
+        return True
 
     async def wake(self) -> None:
         pass
@@ -107,7 +108,7 @@ async def lead(ranks: int, transport: str) -> tuple[float, float, Counter[str]]:
     comm = SimulatedRanks(ranks, cluster)
     options = Options.resolve({"transport": transport})
     leader = leaders.Leader(comm, assign_roles(ranks), options, print)
-    with mock.patch.object(leaders, "SchedulerWatch", NoWatch):
+    with mock.patch.object(leaders, "LivenessClient", NoWatch):
         before = time.process_time()
         await leader.start(Deadline(300))
         started = time.process_time()

@@ -622,9 +622,9 @@ def test_a_long_wait_for_others_to_return_is_told(begin):
     """Such as one that never ends, as they wait for what nobody sends."""
     result = begin(
         """
-        from mpidask._mpi import polling
+        from mpidask import _waiting
 
-        polling.WORD_INTERVAL = 0.1
+        _waiting.NOTICE_INTERVAL = 0.1
 
         def lags(comm):
             if comm.rank == 1:

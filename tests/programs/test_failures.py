@@ -240,7 +240,7 @@ def test_a_client_rank_that_does_not_come_is_named_by_another(run):
         from mpidask import mpi_dask_main
         from mpidask._lifecycle import gathering
 
-        gathering._FIRST_WORD = 1
+        gathering.FIRST_NOTICE = 1
         if MPI.COMM_WORLD.rank == 1:
             time.sleep(80)
         mpi_dask_main(startup_timeout=3)(print)()
@@ -626,7 +626,7 @@ def test_no_rank_outlives_the_leader_of_the_command(launch):
     cluster.rank(0).send_signal(signal.SIGKILL)
     result = cluster.result()
     assert result.status != 0
-    assert "the scheduler on rank 0 is gone: ending the job" in result.stderr
+    assert "ending the job with exit status 1: the scheduler on rank 0 is gone" in result.stderr
 
 
 def test_a_signal_ends_joined_workers_whose_leader_is_dead(launch):

@@ -482,9 +482,9 @@ def test_a_collective_with_ranks_that_have_left_ends_the_job(run):
         """
         from mpi4py import MPI
         from mpidask import mpi_dask_main
-        from mpidask._mpi import exit_barrier
+        from mpidask._mpi import job_exit
 
-        exit_barrier._TELLING = 1
+        job_exit._ANNOUNCEMENT = 1
         mpi_dask_main(print)()
         comm = MPI.COMM_WORLD
         comm.Barrier()
@@ -556,9 +556,9 @@ def test_threads_of_the_program_are_waited_for_in_the_open(run):
         """
         import threading, time
         from mpidask import mpi_dask_main
-        from mpidask._mpi import leftovers
+        from mpidask._mpi import exit_blockers
 
-        leftovers._FIRST_WORD = 1
+        exit_blockers.FIRST_NOTICE = 1
 
         @mpi_dask_main
         def main(client):
@@ -566,7 +566,7 @@ def test_threads_of_the_program_are_waited_for_in_the_open(run):
 
         def own():
             told = threading.Event()
-            leftovers.logger.addFilter(lambda record: told.set() or True)
+            exit_blockers.logger.addFilter(lambda record: told.set() or True)
             threading.main_thread().join()
             told.wait()
             print("saved")

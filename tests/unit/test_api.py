@@ -24,7 +24,7 @@ from mpidask import (
     mpi_dask_main,
 )
 from mpidask._api import _with_client
-from mpidask._lifecycle.mpi_cluster import exit_status
+from mpidask._mpi.job_exit import exit_status
 
 pytestmark = pytest.mark.loads_mpi
 

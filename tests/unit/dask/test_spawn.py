@@ -9,8 +9,8 @@ from multiprocessing import spawn
 
 import pytest
 
-from mpidask._dask.daemon_thread import in_daemon_thread
 from mpidask._dask.spawn import shield_worker_processes
+from mpidask._threads import in_daemon_thread
 
 
 def test_preparation_data_name_the_main_module():

@@ -14,8 +14,8 @@ import pytest
 from mpidask import StartupError
 from mpidask._lifecycle.gathering import SHARED_OPTIONS, Gathering, _in_words
 from mpidask._lifecycle.roles import assign_joining_roles, assign_roles
-from mpidask._mpi.polling import poll
 from mpidask._options import Options
+from mpidask._waiting import poll
 
 ROLES = assign_roles(4)
 

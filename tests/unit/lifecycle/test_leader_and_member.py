@@ -23,10 +23,9 @@ from mpidask import StartupError
 from mpidask._dask import worker as workers
 from mpidask._lifecycle import (
     leader,
-    liveness_guard,
+    liveness,
     rank_gangs,
     servers,
-    startup,
 )
 from mpidask._lifecycle import member as members
 from mpidask._lifecycle.leader import Leader
@@ -35,9 +34,8 @@ from mpidask._lifecycle.messages import Done, End, Failed, Finished, RankReady
 from mpidask._lifecycle.roles import assign_roles
 from mpidask._mpi import job_exit, launcher
 from mpidask._mpi.communicator import TO_LEADER
-from mpidask._mpi.deadline import Deadline
-from mpidask._mpi.polling import poll
 from mpidask._options import Options
+from mpidask._waiting import Deadline, poll
 
 #: No test takes longer than this; a hang is a failure.
 LIMIT = 30
@@ -283,8 +281,8 @@ def test_a_scheduler_file_that_is_slow_to_go_is_no_death(
         remove(*args)
 
     monkeypatch.setattr(servers.scheduler_file, "remove", remove_slowly)
-    monkeypatch.setattr(leader, "LIVENESS_GRACE", 0.5)
-    monkeypatch.setattr(liveness_guard, "_SCHEDULER_GRACE", 0.5)
+    monkeypatch.setattr(liveness, "_GRACE", 0.5)
+    monkeypatch.setattr(liveness, "_WORKER_GRACE", 0.5)
     path = tmp_path / "scheduler.json"
 
     async def test():
@@ -473,7 +471,7 @@ def test_worker_that_is_never_up(monkeypatch, aborts):
 
 
 def test_progress_is_told(monkeypatch, caplog):
-    monkeypatch.setattr(startup, "_PROGRESS_INTERVAL", 0.1)
+    monkeypatch.setattr(leader, "FIRST_NOTICE", 0.1)
 
     async def test():
         job = Job(3, absent=[2], startup_timeout=0.8)
@@ -526,7 +524,7 @@ def test_a_watch_that_fails_ends_the_job(monkeypatch, caplog):
     async def fail(self):
         raise ValueError("deliberate")
 
-    monkeypatch.setattr(leader.SchedulerWatch, "run", fail)
+    monkeypatch.setattr(leader.LivenessClient, "run", fail)
 
     async def test():
         job = Job(3)
@@ -610,9 +608,10 @@ def test_rank_that_is_never_done(monkeypatch, caplog, aborts, status, leave, abo
     # Not before, for others may need the time. And not never: `run` sees to that.
     assert run(test) > 2
     (line,) = said(caplog, logging.ERROR)
-    assert line.startswith("no answer from rank 3 on ")
+    assert line.startswith(
+        f"ending the job with exit status {abort[0][0]}: no answer from rank 3 on "
+    )
     assert "within 2 s (shutdown_timeout)" in line
-    assert line.endswith(f"with exit status {abort[0][0]}")
     assert not any(f"rank {rank}" in line for rank in (0, 1, 2))
     assert aborts == [abort]
 

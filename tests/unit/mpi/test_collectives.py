@@ -10,7 +10,7 @@ import pytest
 from mpi4py import MPI
 
 from mpidask import StartupError
-from mpidask._mpi import arrival, job_exit
+from mpidask._mpi import collectives, job_exit
 
 
 class World:
@@ -57,7 +57,7 @@ def graces(monkeypatch):
     """Make waits short; give how long each rank leaves another one to abort the job."""
     graces = []
     monkeypatch.setattr(MPI, "Status", SimpleNamespace)
-    monkeypatch.setattr(arrival, "_ANSWERING", 1)
+    monkeypatch.setattr(collectives, "_ANSWERING", 1)
     monkeypatch.setattr(job_exit, "abort_at_exit", lambda status, grace: graces.append(grace))
     return graces
 
@@ -68,7 +68,7 @@ def report(size, present, reporter=1):
 
     async def all_ranks():
         reports = (
-            arrival._report_missing_ranks(FakeMPI(world, rank), 5, reporter) for rank in present
+            collectives._report_missing_ranks(FakeMPI(world, rank), 5, reporter) for rank in present
         )
         return await asyncio.gather(*reports, return_exceptions=True)
 
@@ -92,9 +92,9 @@ def test_one_rank_names_the_missing_and_knows_all_that_are_here(missing, speaker
     present = [rank for rank in range(40) if rank not in missing]
     said, _ = report(40, present)
     assert list(said) == [speaker]
-    named = arrival.name_ranks(missing)
+    named = collectives.name_ranks(missing)
     assert said[speaker].startswith(f"{named} did not reach mpidask within 5 s")
-    assert arrival.name_ranks(present) in said[speaker]
+    assert collectives.name_ranks(present) in said[speaker]
     assert sorted(set(graces)) == [0, 15]
     assert graces.count(0) == 1
 

@@ -1,4 +1,4 @@
-"""Polling with growing pauses."""
+"""Deadlines, polling with back-off, notices."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ import logging
 
 import pytest
 
-from mpidask._mpi import polling
-from mpidask._mpi.polling import Waker, pauses, poll
+from mpidask import _waiting
+from mpidask._waiting import Waker, backoff, poll
 
 
 def test_pauses_double_up_to_the_longest():
-    found = list(itertools.islice(pauses(0.03), 8))
+    found = list(itertools.islice(backoff(0.03), 8))
     assert found == pytest.approx([0.001, 0.002, 0.004, 0.008, 0.016, 0.03, 0.03, 0.03])
 
 
 def test_pauses_never_end_and_never_overflow():
-    assert next(itertools.islice(pauses(0.1), 5000, None)) == 0.1
-    assert next(iter(pauses(0.0001))) == 0.0001
+    assert next(itertools.islice(backoff(0.1), 5000, None)) == 0.1
+    assert next(iter(backoff(0.0001))) == 0.0001
 
 
 def test_poll_gives_the_first_true_result():
@@ -38,13 +38,13 @@ def test_poll_leaves_the_loop_to_others():
 
 
 def test_slower_growth_means_more_polls():
-    found = list(itertools.islice(pauses(0.5, growth=1.1), 60))
+    found = list(itertools.islice(backoff(0.5, growth=1.1), 60))
     assert found[:2] == pytest.approx([0.001, 0.0011])
     assert found[59] == pytest.approx(0.1 * sum(found[:59]), rel=0.05)
 
 
 def test_a_pause_can_be_ended(monkeypatch):
-    monkeypatch.setattr(polling, "pauses", lambda longest: iter([600, 600]))
+    monkeypatch.setattr(_waiting, "backoff", lambda longest: iter([600, 600]))
 
     async def test():
         waker, there = Waker(), asyncio.Event()
@@ -77,15 +77,15 @@ class Request:
     ],
 )
 def test_a_long_wait_is_told_now_and_then(monkeypatch, caplog, interval, text, words):
-    monkeypatch.setattr(polling, "WORD_INTERVAL", interval)
+    monkeypatch.setattr(_waiting, "NOTICE_INTERVAL", interval)
     with caplog.at_level(logging.INFO, logger="mpidask"):
-        polling.wait(Request(5), text, itertools.repeat(0))
+        _waiting.wait(Request(5), text, itertools.repeat(0))
     assert caplog.messages == words
 
 
 def test_a_wait_can_be_ended():
     looks = itertools.count(1)
     request = Request(5)
-    assert not polling.wait(request, None, itertools.repeat(0), unless=lambda: next(looks) == 3)
+    assert not _waiting.wait(request, None, itertools.repeat(0), unless=lambda: next(looks) == 3)
     assert next(request.tests) == 4
-    assert polling.wait(request, None, itertools.repeat(0), unless=lambda: False)
+    assert _waiting.wait(request, None, itertools.repeat(0), unless=lambda: False)

@@ -9,8 +9,8 @@ import dask
 import pytest
 from distributed import Scheduler, Security
 
-from mpidask._dask import liveness
 from mpidask._dask.cluster import Cluster
+from mpidask._lifecycle import liveness
 
 
 @contextlib.asynccontextmanager
@@ -18,13 +18,13 @@ async def watched_scheduler(secured, on_wake, on_disconnect):
     security = Security.temporary() if secured else None
     arguments = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
     async with Scheduler(host="127.0.0.1", security=security, **arguments) as scheduler:
-        watched = liveness.WatchedScheduler(scheduler, on_wake, on_disconnect)
+        watched = liveness.LivenessServer(scheduler, on_wake, on_disconnect)
         yield watched, Cluster(scheduler.address, security)
 
 
 async def start_watching(watched, cluster, on_wake=lambda: None):
     before = len(watched._watchers)
-    watch = liveness.SchedulerWatch(cluster, on_wake)
+    watch = liveness.LivenessClient(cluster, on_wake)
     running = asyncio.create_task(watch.run())
     while len(watched._watchers) == before:
         await asyncio.sleep(0.01)
@@ -105,7 +105,7 @@ def test_a_scheduler_that_is_never_reached_is_gone(monkeypatch, caplog):
 
     monkeypatch.setattr(Cluster, "connect", connect)
     monkeypatch.setattr(liveness, "_TIMEOUT", -1)
-    watch = liveness.SchedulerWatch(Cluster("tcp://127.0.0.1:1"), int)
+    watch = liveness.LivenessClient(Cluster("tcp://127.0.0.1:1"), int)
     run(watch.run)
     assert "no connection to the scheduler" in caplog.text
     assert "deliberate" in caplog.text
@@ -122,7 +122,7 @@ def test_nobody_waits_for_a_scheduler_that_says_nothing(scheme, listen, monkeypa
     async def scene():
         with dask.config.set({"distributed.comm.timeouts.connect": "200 ms"}):
             await liveness.wake_leader(cluster)
-            await liveness.SchedulerWatch(cluster, int).run()
+            await liveness.LivenessClient(cluster, int).run()
 
     run(scene)
     assert "no connection to the scheduler" in caplog.text

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from mpidask._mpi import abandoned_calls, job_exit, leftovers
+from mpidask._mpi import exit_blockers, job_exit
 
 
 @pytest.mark.parametrize(
@@ -39,9 +39,9 @@ def test_python_calls_before_it_waits_for_the_threads_of_pools():
     program = (
         "import threading\n"
         "from concurrent.futures import ThreadPoolExecutor\n"
-        "from mpidask._mpi import leftovers\n"
+        "from mpidask._mpi import exit_blockers\n"
         "ended = threading.Event()\n"
-        "leftovers._call_before_threads_are_waited_for(ended.set)\n"
+        "exit_blockers._call_before_joining_threads(ended.set)\n"
         "ThreadPoolExecutor(1).submit(lambda: print(ended.wait(30), flush=True))\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
@@ -49,8 +49,8 @@ def test_python_calls_before_it_waits_for_the_threads_of_pools():
 
 
 def test_many_leftovers_are_counted():
-    assert leftovers._listed(["a", "b"]) == "a; b"
-    assert leftovers._listed(list("abcdefg")) == "a; b; c; d; e; and 2 more"
+    assert exit_blockers._listed(["a", "b"]) == "a; b"
+    assert exit_blockers._listed(list("abcdefg")) == "a; b; c; d; e; and 2 more"
 
 
 class Holder:
@@ -77,11 +77,11 @@ def test_the_call_that_a_frame_is_in_is_found_and_its_names_without_running_code
     frame = sys._current_frames()[thread.ident]
     while frame.f_code is not wait.__code__:
         frame = frame.f_back
-    calls = list(abandoned_calls._current_calls(frame))
+    calls = list(exit_blockers._current_calls(frame))
     leave.set()
     thread.join()
     assert "here.inner.wait(30)" in map(ast.unparse, calls)
     (call,) = (call for call in calls if ast.unparse(call) == "here.inner.wait(30)")
-    assert abandoned_calls._value(call.func.value, frame) is leave
+    assert exit_blockers._value(call.func.value, frame) is leave
     computed = ast.parse("here.computed.wait").body[0].value.value
-    assert isinstance(abandoned_calls._value(computed, frame), property)
+    assert isinstance(exit_blockers._value(computed, frame), property)

@@ -1,0 +1,188 @@
+"""How mpidask waits: deadlines, polling with back-off, and notices about long waits.
+
+MPI's blocking calls spin: a rank that waits in one burns a core that the rank it waits for may
+need. So mpidask tests a non-blocking request again and again, with growing pauses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+from mpidask._log import logger, logging_to_stderr
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+Result = TypeVar("Result")
+
+#: Seconds between notices about a long wait, and until the first one where it should come early.
+NOTICE_INTERVAL, FIRST_NOTICE = 60, 10
+
+
+class Deadline:
+    """A timeout shared by several waits in a row.
+
+    Parameters
+    ----------
+    timeout : float
+        Seconds.
+    since : float, optional
+        Start, as a value of `time.monotonic`; default: now.
+    """
+
+    def __init__(self, timeout: float, since: float | None = None) -> None:
+        self.timeout = timeout
+        self._end = (time.monotonic() if since is None else since) + timeout
+
+    @property
+    def left(self) -> float:
+        """Seconds left, at least 0."""
+        return max(0.0, self._end - time.monotonic())
+
+
+def backoff(longest: float, *, growth: float = 2, shortest: float = 0.001) -> Iterator[float]:
+    """Yield pauses between polls, in seconds, growing from `shortest` to `longest`.
+
+    Each pause is about ``growth - 1`` times the total so far.
+    """
+    pause = shortest
+    while True:
+        yield min(pause, longest)
+        pause = min(pause * growth, longest)
+
+
+def wait(
+    request: MPI.Request,
+    notice: str | Callable[[], str] | None,
+    pauses: Iterator[float],
+    *,
+    unless: Callable[[], bool] = lambda: False,
+) -> bool:
+    """Block until a request completes, without spinning.
+
+    Parameters
+    ----------
+    request : mpi4py.MPI.Request
+    notice : str or callable, optional
+        What to log, or what returns it, where the wait takes long.
+    pauses : iterator of float
+        See `backoff`.
+    unless : callable
+        Called between polls; ends the wait by returning True.
+
+    Returns
+    -------
+    bool
+        Whether the request has completed.
+    """
+
+    def message(waited: int) -> str:
+        return f"{notice() if callable(notice) else notice}, for {waited} s now"
+
+    notices = WaitNotice(message, first=None if notice else math.inf)
+    while not request.Test():
+        if unless():
+            return False
+        notices.check()
+        time.sleep(next(pauses))
+    return True
+
+
+async def poll(
+    test: Callable[[], Result | None], *, longest: float = 0.02, waker: Waker | None = None
+) -> Result:
+    """Call `test` until it returns something true, and return that."""
+    waker = waker or Waker()
+    while True:
+        for pause in backoff(longest):
+            if result := test():
+                return result
+            if await waker.pause(pause):
+                break  # start again with short pauses
+
+
+class Waker:
+    """Wakes polling coroutines early, as there may be something to find now."""
+
+    def __init__(self) -> None:
+        self._woken: asyncio.Future[None] | None = None
+
+    def wake(self) -> None:
+        """Poll at once, then with short pauses again."""
+        if self._woken is not None and not self._woken.done():
+            self._woken.set_result(None)
+
+    async def pause(self, seconds: float) -> bool:
+        """Sleep, and return whether `wake` cut it short."""
+        if self._woken is None or self._woken.done():
+            self._woken = asyncio.get_running_loop().create_future()
+        done, _ = await asyncio.wait([self._woken], timeout=seconds)
+        return bool(done)
+
+
+class WaitNotice:
+    """Log now and then what a long wait is for.
+
+    A polling loop calls `check`; a coroutine waits inside ``async with``; a thread that has
+    nothing else to do calls `repeat_until`.
+
+    Parameters
+    ----------
+    message : callable
+        Return the text, given the seconds waited so far.
+    first, interval : float, optional
+        Seconds until the first notice, and between notices; default: `NOTICE_INTERVAL`.
+    level : int
+    """
+
+    def __init__(
+        self,
+        message: Callable[[int], str],
+        *,
+        first: float | None = None,
+        interval: float | None = None,
+        level: int = logging.INFO,
+    ) -> None:
+        self._message = message
+        self._interval = NOTICE_INTERVAL if interval is None else interval
+        self._level = level
+        self._started = time.monotonic()
+        self._due = NOTICE_INTERVAL if first is None else first
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def due_in(self) -> float:
+        """Seconds until the next notice."""
+        left = self._started + self._due - time.monotonic()
+        return min(max(0.0, left), threading.TIMEOUT_MAX)
+
+    def check(self) -> None:
+        """Log if a notice is due."""
+        waited = time.monotonic() - self._started
+        if waited >= self._due:
+            self._due = waited + self._interval
+            with logging_to_stderr():
+                logger.log(self._level, "%s", self._message(int(waited)))
+
+    def repeat_until(self, done: threading.Event) -> None:
+        """Block, and log whenever a notice is due, until an event is set."""
+        while not done.wait(self.due_in):
+            self.check()
+
+    async def __aenter__(self) -> None:
+        self._task = asyncio.create_task(self._repeat())
+
+    async def __aexit__(self, *error: object) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _repeat(self) -> None:
+        while True:
+            await asyncio.sleep(self.due_in)
+            self.check()
