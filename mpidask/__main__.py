@@ -28,7 +28,7 @@ from mpidask._api import mpi_dask
 from mpidask._dask.one_machine import scripts_for_one_machine
 from mpidask._errors import MPIDaskError, without_internal_frames
 from mpidask._flags import DIAGNOSE, Positional, RankedCommand, flags, given
-from mpidask._lifecycle.front_end import is_of_use
+from mpidask._lifecycle.front_end import is_usage_error
 
 
 def run(
@@ -53,7 +53,7 @@ def run(
         with mpi_dask(**given(values), exit=True), scripts_for_one_machine():
             _run_as_python_would(execute, module or code or argv[0])
     except (MPIDaskError, TypeError, ValueError) as error:
-        if not is_of_use(error):
+        if not is_usage_error(error):
             raise
         raise click.ClickException(str(error)) from None
 

@@ -12,7 +12,7 @@ from mpidask import __version__
 from mpidask import _diagnosis as diagnosis
 from mpidask._errors import MPIDaskError, StartupError
 from mpidask._flags import DIAGNOSE, Flag, Positional, RankedCommand, flags, given
-from mpidask._lifecycle.front_end import COMMAND, JOIN, is_of_use, serve
+from mpidask._lifecycle.front_end import COMMAND, JOIN, is_usage_error, serve
 
 _JOIN = dataclasses.replace(JOIN, error_status=2)
 
@@ -45,7 +45,7 @@ def run(scheduler_address: str | None, scheduler: bool, diagnose: bool, **values
     except StartupError as error:
         raise click.ClickException(str(error)) from None
     except (MPIDaskError, TypeError, ValueError) as error:
-        if not is_of_use(error):
+        if not is_usage_error(error):
             raise
         raise click.UsageError(str(error)) from None
 

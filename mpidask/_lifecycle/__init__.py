@@ -7,19 +7,23 @@
     RankReady          ------------->  when all are ready:
     scheduler starts   <-------------  StartScheduler
     Cluster            ------------->
-    data may go by MPI <-------------  StartTransport
+    MPI may carry data <-------------  StartTransport
     workers start      <-------------  Cluster, StartWorker
     WorkerStarted      ------------->  if there are several nodes:
     is MPI faster?     <-------------  MeasureTransport
-    TransportMeasured  ------------->
-    data goes by MPI   <-------------  SendByMPI, and when enough are up:
+    TransportMeasured  ------------->  if it is:
+    MPI carries data   <-------------  SendByMPI
+                                       when enough workers are up:
     the start is over  <-------------  Running; the user's function runs
     everything stops   <-------------  End
     Done               ------------->  when all are done: leave
 
-A member that fails says `Failed` instead, and one that is sent a signal `Signalled`.
-A scheduler that the user's function shuts down is `Finished` as soon as it begins to close;
-the leader says so by `SchedulerClosed`, so that nobody takes its rank for dead.
+A member that fails sends `Failed` instead; one that receives a signal, `Signalled`. If the
+user's function shuts the scheduler down, its rank sends `Finished` as soon as it begins to close,
+and the leader `SchedulerClosed` to all, so that no rank concludes that it is dead.
 
-All front ends come in by `front_end`, which chooses `mpi_cluster` or `local_cluster`.
+To follow the start through the code: `front_end.prepared` checks the options and chooses
+`MPICluster` or `local_cluster`; `MPICluster.__enter__` runs the `Handshake` of all ranks, then a
+`Member` on each and the `Leader` on one; `Startup` has the rules for what the leader orders, and
+`servers` what members start.
 """

@@ -1,4 +1,4 @@
-"""What front ends share: they choose the cluster, of MPI ranks or local, and open it."""
+"""What front ends share: check the options, then start a cluster of MPI ranks or a local one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 from mpidask._dask import main_guard
 from mpidask._errors import MPIDaskError
 from mpidask._lifecycle import single_use
-from mpidask._lifecycle.gathering import Gathering, refuse
+from mpidask._lifecycle.handshake import Handshake, refuse
 from mpidask._lifecycle.local_cluster import local_cluster
 from mpidask._lifecycle.messages import Cluster
 from mpidask._lifecycle.mpi_cluster import MPICluster
@@ -46,29 +46,29 @@ if TYPE_CHECKING:
 
 Result = TypeVar("Result")
 
-#: Seconds to wait for the other ranks where the options are wrong: to say so once.
-_GATHERING_TIMEOUT = 60.0
+#: Seconds to wait for the other ranks if this one has an error, so that one rank raises it for all.
+_ERROR_TIMEOUT = 60.0
 
-#: Marks an exception as what this rank has against a start.
-_OBJECTION = "_is_mpidask_objection"
+#: Attribute of exceptions that report a mistake of the user's.
+_USAGE_ERROR = "_is_mpidask_usage_error"
 
 Block = contextlib.AbstractContextManager["Cluster | None"]
 
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """What one way in to mpidask makes of the ranks.
+    """One way to use mpidask: a program, the command, or joining a cluster.
 
     Attributes
     ----------
     assign : callable
-        Gives every rank its role.
+        Returns the roles of all ranks.
     local : bool
-        Whether a LocalCluster serves where there is no MPI job.
+        Whether a LocalCluster stands in where there is no MPI job.
     reporting_rank : str
-        The option that names the rank to show an error all ranks have.
+        The option that names the rank which raises an error that all ranks have.
     error_status : int
-        The status with which the other ranks leave then.
+        The exit status of the other ranks in that case.
     defaults : mapping
         Defaults of this front end that differ from those declared.
     """
@@ -80,7 +80,7 @@ class FrontEnd:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _roles_of_program(size: int, options: Options) -> Roles:
+def _program_roles(size: int, options: Options) -> Roles:
     return assign_roles(
         size,
         scheduler_rank=options.scheduler_rank,
@@ -89,7 +89,7 @@ def _roles_of_program(size: int, options: Options) -> Roles:
     )
 
 
-def _roles_of_command(size: int, options: Options) -> Roles:
+def _command_roles(size: int, options: Options) -> Roles:
     return assign_command_roles(
         size,
         scheduler_rank=options.scheduler_rank,
@@ -97,20 +97,18 @@ def _roles_of_command(size: int, options: Options) -> Roles:
     )
 
 
-def _roles_of_join(size: int, options: Options) -> Roles:
+def _join_roles(size: int, options: Options) -> Roles:
     if (options.scheduler_file is None) == (options.address is None):
         raise ValueError("say which cluster to join: a scheduler file, or an address")
     return assign_joining_roles(size)
 
 
 #: A program: one rank runs a function of the user's.
-PROGRAM = FrontEnd(_roles_of_program, local=True)
+PROGRAM = FrontEnd(_program_roles, local=True)
 #: The command: clients come from outside, by a plain ``Client(scheduler_file=...)``.
-COMMAND = FrontEnd(
-    _roles_of_command, reporting_rank="", error_status=2, defaults={"security": False}
-)
+COMMAND = FrontEnd(_command_roles, reporting_rank="", error_status=2, defaults={"security": False})
 #: More workers for a cluster that runs elsewhere.
-JOIN = FrontEnd(_roles_of_join, reporting_rank="", defaults={"security": False})
+JOIN = FrontEnd(_join_roles, reporting_rank="", defaults={"security": False})
 
 
 class Prepared(NamedTuple):
@@ -139,7 +137,7 @@ def prepared(
     Raises
     ------
     TypeError, ValueError, MPIDaskError
-        On one rank; the others raise `SystemExit`, so that the error is seen once.
+        On one rank; the others raise `SystemExit`, so that users see the error once.
     """
     main_guard.check()
     single_use.check()
@@ -167,32 +165,32 @@ def _choose(given: Mapping[str, Any], interrupt: Interrupt, front_end: FrontEnd)
         unused = Options.resolve(given, front_end.defaults)
         return Prepared(contextlib.nullcontext(), unused, direct=False)
     initialize.remember(comm)
-    options, objection = _attempt(Options.resolve, given, front_end.defaults)
-    deadline = Deadline(options.startup_timeout if options else _GATHERING_TIMEOUT, since=arrived)
+    options, error = _attempt(Options.resolve, given, front_end.defaults)
+    deadline = Deadline(options.startup_timeout if options else _ERROR_TIMEOUT, since=arrived)
     with fatal_at_once(interrupt):
         comm = communicator(deadline, comm, alone=not front_end.local)
     if comm is None:
-        return _without_mpi(options, objection, interrupt, front_end)
+        return _without_mpi(options, error, interrupt, front_end)
     roles = None
     if options is not None:
-        roles, objection = _attempt(_assigned, comm.Get_size(), options, front_end)
-    reporter = roles.leader if roles else _reporting_rank(comm, given, front_end)
-    gathering = Gathering(
-        comm, deadline, interrupt, reporter, roles, options, objection, front_end.error_status
+        roles, error = _attempt(_assigned, comm.Get_size(), options, front_end)
+    reporting = roles.leader if roles else _reporting_rank(comm, given, front_end)
+    handshake = Handshake(
+        comm, deadline, interrupt, reporting, roles, options, error, front_end.error_status
     )
     if options is None or roles is None:
-        refuse(gathering)
+        refuse(handshake)
     direct = possible_transport(options, roles) != "socket"
-    return Prepared(MPICluster(gathering, options, roles), options, direct)
+    return Prepared(MPICluster(handshake, options, roles), options, direct)
 
 
 def _without_mpi(
-    options: Options | None, objection: Exception | None, interrupt: Interrupt, front_end: FrontEnd
+    options: Options | None, error: Exception | None, interrupt: Interrupt, front_end: FrontEnd
 ) -> Prepared:
-    if objection is None and not front_end.local:
-        objection = MPIDaskError("this needs MPI, and mpi4py can't be used here")
-    if objection is not None or options is None:
-        raise objection or AssertionError
+    if error is None and not front_end.local:
+        error = MPIDaskError("this needs MPI, and mpi4py can't be used here")
+    if error is not None or options is None:
+        raise error or AssertionError
     return Prepared(local_cluster(options, interrupt), options, direct=False)
 
 
@@ -211,17 +209,17 @@ def _check_null(comm: Any, front_end: FrontEnd) -> None:
 def _attempt(
     function: Callable[..., Result], *args: Any
 ) -> tuple[Result, None] | tuple[None, Exception]:
-    """Call, and return what is wrong with the options, which the ranks have to agree on."""
+    """Return the result, or the error, which the ranks have to agree on."""
     try:
         return function(*args), None
     except (TypeError, ValueError, MPIDaskError) as error:
-        setattr(error, _OBJECTION, True)
+        setattr(error, _USAGE_ERROR, True)
         return None, error
 
 
-def is_of_use(error: Exception) -> bool:
-    """Tell whether an error is one of use, such as a wrong option, and not one of ours."""
-    return isinstance(error, MPIDaskError) or hasattr(error, _OBJECTION)
+def is_usage_error(error: Exception) -> bool:
+    """Whether an error reports a mistake of the user's, such as a wrong option, and no bug."""
+    return isinstance(error, MPIDaskError) or hasattr(error, _USAGE_ERROR)
 
 
 def _assigned(size: int, options: Options, front_end: FrontEnd) -> Roles:
@@ -234,10 +232,10 @@ def _assigned(size: int, options: Options, front_end: FrontEnd) -> Roles:
 
 
 def serve(given: Mapping[str, Any], front_end: FrontEnd) -> None:
-    """Run a cluster, or a part of one, that has no function of the user's.
+    """Run a cluster, or workers of another one, without a function of the user's.
 
-    Blocks until it is over: by a signal, by the shutdown of the scheduler, or because no
-    worker is left. Then all ranks leave (``exit=True``), or go on with the program.
+    Blocks until a signal arrives, the scheduler is shut down, or no worker is left. Then all
+    ranks leave the program (``exit=True``), or go on with it.
     """
     interrupt = Interrupt()
     with prepared(given, interrupt, front_end) as (block, options, _), block:
@@ -269,30 +267,30 @@ def _check_wait(roles: Roles, options: Options) -> None:
 def raise_once(
     error: Exception, given: Mapping[str, Any], front_end: FrontEnd = PROGRAM
 ) -> NoReturn:
-    """Raise an error on one rank, for errors before the cluster is asked for.
+    """Raise an error that was found before the cluster is started, on one of the ranks.
 
-    It may be one of this rank alone: the others hear of it when they ask for the cluster.
+    It may concern this rank alone: the others learn of it when they start the cluster.
     """
-    comm, deadline = given.get("comm"), Deadline(_GATHERING_TIMEOUT)
+    comm, deadline = given.get("comm"), Deadline(_ERROR_TIMEOUT)
     if hasattr(comm, "Idup") and not comm:
         raise error
     with logging_to_stderr():
-        with contextlib.suppress(MPIDaskError), _said_before(deadline, error):
+        with contextlib.suppress(MPIDaskError), _logged_if_slow(deadline, error):
             comm = communicator(deadline, comm if hasattr(comm, "Idup") else None)
         if comm is None:
             raise error
-        reporter = _reporting_rank(comm, given, front_end)
+        reporting = _reporting_rank(comm, given, front_end)
         status = front_end.error_status
-        refuse(Gathering(comm, deadline, Interrupt(), reporter, None, None, error, status))
+        refuse(Handshake(comm, deadline, Interrupt(), reporting, None, None, error, status))
 
 
 @contextlib.contextmanager
-def _said_before(deadline: Deadline, error: Exception) -> Iterator[None]:
-    """Say what is wrong on this rank if others, which may not know of it, don't come soon."""
+def _logged_if_slow(deadline: Deadline, error: Exception) -> Iterator[None]:
+    """Log an error of this rank if others, which may not have it, don't arrive soon."""
     rank, kind = launcher_rank(), type(error).__name__
     place = f"rank {rank} on {socket.gethostname()}"
     said = f"{place} waits for other ranks to end the job: {kind}: {error}"
-    # One after the other: if it is wrong everywhere, the rank that comes last ends the wait.
+    # Staggered: if all ranks have the error, the last one to arrive ends the wait.
     first = min(FIRST_NOTICE + rank, 0.9 * deadline.left)
     notice = WaitNotice(lambda _: said, first=first, interval=math.inf, level=logging.ERROR)
     done = threading.Event()
@@ -304,6 +302,6 @@ def _said_before(deadline: Deadline, error: Exception) -> Iterator[None]:
 
 
 def _reporting_rank(comm: MPI.Intracomm, given: Mapping[str, Any], front_end: FrontEnd) -> int:
-    """Give the rank that shows an error which all ranks have, if there is such a rank."""
+    """Return the rank that raises an error which all ranks have."""
     wanted = given.get(front_end.reporting_rank, 1 if front_end.local else 0)
     return wanted if isinstance(wanted, int) and 0 <= wanted < comm.Get_size() else 0

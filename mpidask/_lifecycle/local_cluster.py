@@ -1,4 +1,4 @@
-"""The same block without an MPI job: a LocalCluster."""
+"""The cluster without an MPI job: a LocalCluster."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def local_cluster(options: Options, interrupt: Interrupt) -> Iterator[Cluster]:
                 "no MPI job, %d workers on this machine, scheduler %s%s",
                 len(cluster.workers),
                 found.address,
-                _dashboard_words(found),
+                _dashboard_suffix(found),
             )
             jobs.remember(found.address, jobs.ALONE)
             with (
@@ -81,7 +81,7 @@ def _started(arguments: dict[str, Any]) -> Iterator[LocalCluster]:
     finally:
         with contextlib.ExitStack() as stack:
             if cluster.scheduler is None or cluster.scheduler.status != Status.running:
-                # A scheduler that was shut down would be looked for, for half a minute.
+                # Else it would try for half a minute to reach a scheduler that was shut down.
                 stack.enter_context(dask.config.set({"distributed.comm.timeouts.connect": "1 s"}))
                 stack.enter_context(at_log_level(logging.CRITICAL))
             cluster.close()
@@ -104,7 +104,7 @@ def _describe(options: Options, cluster: LocalCluster, prefix: str) -> Cluster:
     )
 
 
-def _dashboard_words(cluster: Cluster) -> str:
+def _dashboard_suffix(cluster: Cluster) -> str:
     if cluster.dashboard is None:
         return ""
     audience = f", open to {cluster.dashboard_open_to}" if cluster.dashboard_open_to else ""
@@ -113,7 +113,7 @@ def _dashboard_words(cluster: Cluster) -> str:
 
 @contextlib.contextmanager
 def _monitored(options: Options, cluster: LocalCluster) -> Iterator[None]:
-    """Watch over the work, in the thread of the scheduler."""
+    """Run the monitor in the scheduler's thread."""
 
     async def start() -> Monitor | None:
         assert cluster.scheduler is not None
@@ -137,12 +137,12 @@ def _arguments(options: Options, security: Any, prefix: str) -> dict[str, Any]:
     from mpidask._dask.nanny import QuietNanny, with_child
     from mpidask._dask.web_pages import arguments_of_worker
 
-    # A process for each worker is what LocalCluster is for; a class of one's own may differ.
+    # By default, workers run in processes of their own, as users of LocalCluster expect.
     cls = worker_class(options)
     cls = QuietNanny if cls is Worker else cls
     worker_options = dict(options.worker_options)
     if issubclass(cls, Nanny) and "worker_class" in worker_options:
-        # For the nanny, as under MPI: a LocalCluster would take it for that of the nanny.
+        # As under MPI it is meant for the nanny, while LocalCluster has an argument of this name.
         cls = with_child(cls, worker_options.pop("worker_class"))
     given = {
         "host": options.host,

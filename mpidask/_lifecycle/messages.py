@@ -1,7 +1,6 @@
-"""What ranks tell each other.
+"""The messages between ranks.
 
-Every rank is a member, and reports to one of them, the leader: the client rank, where
-there is one.
+Every rank is a member, and reports to the leader: the client rank, if there is one.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ __all__ = [
     "WorkerStarted",
 ]
 
-# -- To the leader; one more of them is `Cluster`, when the scheduler runs, which the
-# -- leader passes on to all that host a worker. -------------------------------------
+# -- To the leader. `Cluster` is another: the scheduler runs. The leader passes it on to the
+# -- ranks that host a worker. --------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class RankReady:
-    """A rank has arrived."""
+    """A rank takes orders."""
 
     node: Node
 
@@ -62,14 +61,14 @@ class TransportMeasured:
 
 @dataclass(frozen=True)
 class Finished:
-    """A rank's scheduler is being shut down, or its worker has retired for good."""
+    """A rank's scheduler is being shut down, or its worker was retired."""
 
     duty: str
 
 
 @dataclass(frozen=True)
 class Failed:
-    """A rank could not start, or go on with, its part; unless it is `final`, it tries again."""
+    """A server of a rank has failed; unless this is `final`, the rank tries again."""
 
     duty: str
     cause: str
@@ -78,14 +77,14 @@ class Failed:
 
 @dataclass(frozen=True)
 class Signalled:
-    """A rank was sent a signal that ends programs."""
+    """A rank received SIGINT or SIGTERM."""
 
     signum: int
 
 
 @dataclass(frozen=True)
 class Done:
-    """A rank has stopped all it ran, but for the tasks named, and maybe what is in MPI."""
+    """A rank has stopped its servers, except for what is named here."""
 
     stuck: tuple[str, ...] = ()
     transfers_stuck: bool = False
@@ -97,9 +96,14 @@ class Done:
 
 @dataclass(frozen=True)
 class StartScheduler:
-    """Start the scheduler on this address (None: distributed chooses).
+    """Start the scheduler.
 
-    It is told where the ranks are, by the names of their workers.
+    Attributes
+    ----------
+    host : str or None
+        The address to listen on; None: distributed's choice.
+    places : mapping of str to str
+        For messages: the rank and host of each worker, by its name.
     """
 
     host: str | None
@@ -108,9 +112,14 @@ class StartScheduler:
 
 @dataclass(frozen=True)
 class StartTransport:
-    """Take part in the transport of a cluster's data by MPI, and send so to `peers`.
+    """Send and receive data by MPI.
 
-    The name of the `job` tells who else does.
+    Attributes
+    ----------
+    job : str
+        A secret of the ranks that do, by which they recognise each other.
+    peers : collection of int
+        The ranks to send to by MPI.
     """
 
     job: str
@@ -119,7 +128,7 @@ class StartTransport:
 
 @dataclass(frozen=True)
 class MeasureTransport:
-    """Compare MPI with sockets, on the way to the worker of a rank."""
+    """Compare MPI with sockets between this rank and the worker of another one."""
 
     rank: int
     address: str
@@ -127,15 +136,18 @@ class MeasureTransport:
 
 @dataclass(frozen=True)
 class SendByMPI:
-    """Send data to all ranks by MPI."""
+    """Send data by MPI to all ranks."""
 
 
 @dataclass(frozen=True)
 class StartWorker:
-    """Start a worker of the `Cluster` that was told before, or else of the one the options name.
+    """Start a worker in the `Cluster` sent before, or else in the one that the options name.
 
-    One rank `announces` what concerns all: a cluster to join has to be waited for, or the file
-    system is slow.
+    Attributes
+    ----------
+    settings : WorkerSettings
+    announces : bool
+        Whether this rank logs what concerns all workers, such as a slow file system.
     """
 
     settings: WorkerSettings
@@ -144,24 +156,30 @@ class StartWorker:
 
 @dataclass(frozen=True)
 class SignalHeard:
-    """The leader knows of the signal, and will end the cluster when its function has ended."""
+    """The leader knows of the signal, and ends the cluster once the user's function has ended."""
 
 
 @dataclass(frozen=True)
 class Running:
-    """The cluster is up, the user's function starts."""
+    """The cluster is up, and the user's function starts."""
 
 
 @dataclass(frozen=True)
 class SchedulerClosed:
-    """The scheduler was shut down, and is not dead; the user's function may go on."""
+    """The scheduler was shut down, as opposed to dead; the user's function may go on."""
 
 
 @dataclass(frozen=True)
 class End:
-    """Stop everything. Then leave the program with `status`, or go on with it.
+    """Stop everything, then leave the program, or go on with it.
 
-    `leader` names the leader's rank and host, for ranks that wait for it later.
+    Attributes
+    ----------
+    status : int
+        Exit status of the job.
+    leave : bool
+    leader : str
+        The leader's rank and host, for messages while waiting for it at exit.
     """
 
     status: int

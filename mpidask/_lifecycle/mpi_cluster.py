@@ -1,4 +1,4 @@
-"""The ranks of an MPI job as a cluster, from one rank's point of view."""
+"""The ranks of an MPI job as a cluster, seen from one of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from mpidask._gang import jobs
 from mpidask._lifecycle import signals, single_use
-from mpidask._lifecycle.gathering import Gathering
+from mpidask._lifecycle.handshake import Handshake
 from mpidask._lifecycle.leader import Leader, end_job
 from mpidask._lifecycle.member import REPORT_GRACE, Member
 from mpidask._lifecycle.messages import Cluster, End
@@ -24,37 +24,37 @@ from mpidask._mpi.communicator import Communicator
 from mpidask._options import Options
 from mpidask._threads import LoopThread
 
-#: Seconds that the leader's event loop may be held up at the end, beyond all others' time.
+#: Seconds that the leader's event loop may be blocked at the end, beyond all other time-outs.
 _LOOP_GRACE = 2
 
 
 class MPICluster:
-    """A block within which the ranks of a communicator are a cluster.
+    """Context manager within which the ranks of a communicator are a cluster.
 
-    The client rank gets the `Cluster` to connect to. The other ranks serve in
-    `__enter__` until the cluster ends; then they leave the program, or get None.
+    The client rank gets the `Cluster` to connect to. The other ranks serve in `__enter__` until
+    the cluster ends; then they leave the program, or get None.
 
-    Everything that talks to other ranks runs in an event loop in a thread, on all
-    ranks alike; the main thread waits, or runs the user's function.
+    On every rank, an event loop in a thread talks to the other ranks; the main thread waits, or
+    runs the user's function.
     """
 
-    def __init__(self, gathering: Gathering, options: Options, roles: Roles) -> None:
-        self._gathering = gathering
+    def __init__(self, handshake: Handshake, options: Options, roles: Roles) -> None:
+        self._handshake = handshake
         self._options = options
         self._roles = roles
-        self._interrupt = gathering.interrupt
+        self._interrupt = handshake.interrupt
         self._members: Communicator | None = None
         self._leader: Leader | None = None
         self._settings = contextlib.ExitStack()
-        self.leads = gathering.comm.Get_rank() == roles.leader
-        self.runs_program = gathering.comm.Get_rank() == roles.client
+        self.leads = handshake.comm.Get_rank() == roles.leader
+        self.runs_program = handshake.comm.Get_rank() == roles.client
 
     def __enter__(self) -> Cluster | None:
         single_use.entered()
         self._loop = LoopThread()
         self._reaction = self._loop.submit(self._watch_reaction()).result()
         try:
-            self._members = self._gathering.meet(self._loop)
+            self._members = self._handshake.run(self._loop)
             job_exit.set_cluster_runs(True)
             if self.leads:
                 return self._lead()
@@ -66,7 +66,7 @@ class MPICluster:
             elif self._members is None:
                 self._stop(left=True)
             elif not isinstance(error, SystemExit):
-                job_exit.abort_at_exit(1)  # an error of ours; the others wait for this rank
+                job_exit.abort_at_exit(1)  # a bug, and the other ranks wait for this one
             raise
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
@@ -76,7 +76,7 @@ class MPICluster:
         self._end(error, leave=leave)
 
     async def _watch_reaction(self) -> ReactionWatch:
-        rank = self._gathering.comm.Get_rank()
+        rank = self._handshake.comm.Get_rank()
         return ReactionWatch(self._interrupt, rank, self._options.shutdown_timeout)
 
     def _member(self) -> Member:
@@ -99,10 +99,10 @@ class MPICluster:
 
     @property
     def _place(self) -> str:
-        return f"rank {self._gathering.comm.Get_rank()} on {socket.gethostname()}"
+        return f"rank {self._handshake.comm.Get_rank()} on {socket.gethostname()}"
 
     def _expect_end(self, place: Callable[[int], str], order: End) -> None:
-        """Prepare for the end of the program on this rank."""
+        """Prepare for the exit of this process."""
         assert self._members is not None
         own = self._members.rank
 
@@ -129,14 +129,14 @@ class MPICluster:
         starting = self._loop.submit(self._start())
         self._interrupt.act(lambda signum: starting.cancel())
         self._interrupt.abandon_start = starting.cancel
-        # Here and now, while the ranks gather.
+        # Now, while the other ranks arrive.
         import distributed  # noqa: F401
 
         return signals.result_of(starting, self._interrupt)
 
     async def _start(self) -> Cluster | None:
         assert self._members is not None
-        # An attribute: the event loop alone would let it be collected.
+        # Kept in an attribute, since the event loop has weak references only.
         self._serving = serving = asyncio.create_task(self._member().serve())
 
         def on_signal(signum: int) -> None:
@@ -145,13 +145,13 @@ class MPICluster:
 
         self._leader = Leader(self._members, self._roles, self._options, on_signal)
         serving.add_done_callback(self._leader.give_up_if_failed)
-        cluster = await self._leader.start(self._gathering.deadline)
+        cluster = await self._leader.start(self._handshake.deadline)
         if cluster is not None:
             jobs.remember(cluster.address, job_of(self._roles, self._options))
         return cluster
 
     def wait_until_over(self) -> int:
-        """Wait on the leader until the cluster ends by itself, and return the status."""
+        """On the leader: wait until the cluster ends by itself, and return the exit status."""
 
         async def over() -> int:
             assert self._leader is not None
@@ -165,21 +165,21 @@ class MPICluster:
 
     def _stop(self, *, left: bool) -> None:
         self._loop.stop()
-        self._settings.close()  # not before: what still runs may log
+        self._settings.close()  # last, as what still runs may log
         job_exit.set_cluster_runs(False)
         single_use.ended(left=left)
 
     def _end_in_time(self, leader: Leader, order: End) -> None:
-        """Let the leader end the cluster, if nothing of the user's blocks its event loop."""
+        """Let the leader end the cluster, unless user code blocks its event loop."""
         timeout = self._options.shutdown_timeout + REPORT_GRACE + _LOOP_GRACE
         try:
             self._loop.submit(leader.end(order)).result(timeout)
         except FutureTimeoutError:
-            rank, call = self._gathering.comm.Get_rank(), self._loop.innermost_call()
+            rank, call = self._handshake.comm.Get_rank(), self._loop.innermost_call()
             end_job(order, f"the event loop of rank {rank} is blocked, in {call}")
 
     def _end(self, error: BaseException | None, *, leave: bool) -> None:
-        """End the cluster, because of an error or in peace."""
+        """End the cluster; `error` ended the user's function, if it is not None."""
         self._interrupt.disarm()
         signum = self._interrupt.signum
         interrupted = isinstance(error, (KeyboardInterrupt, SystemExit, asyncio.CancelledError))
@@ -192,11 +192,11 @@ class MPICluster:
             self._end_in_time(self._leader, order)
             self._expect_end(self._leader.place, order)
         elif self._members is not None:
-            job_exit.abort_at_exit(status)  # given up before anybody could be told
+            job_exit.abort_at_exit(status)  # there was no leader yet to tell the others
         self._stop(left=leave)
         if signum and interrupted and not broken:
             logger.warning("ended by %s", signal.Signals(signum).name)
         if isinstance(error, KeyboardInterrupt) or (signum and interrupted):
-            # A status says it all; a traceback of Python's own would say no more, and
-            # Python would end a process by SIGINT itself, which launchers report as a crash.
+            # On KeyboardInterrupt, Python prints a traceback of no use and kills the process by
+            # SIGINT, which launchers report as a crash.
             raise SystemExit(status) from None

@@ -1,4 +1,4 @@
-"""Which rank does what, and the one rule for how many ranks are needed."""
+"""Which rank does what, and how many ranks that takes."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from mpidask._errors import NotEnoughRanksError
 
 @dataclass(frozen=True)
 class Roles:
-    """Who does what in one cluster.
+    """The roles of the ranks in one cluster.
 
-    The *leader* is the rank that decides whether the cluster is up and with which
-    status it ends; all the others report to it.
+    The *leader* decides when the cluster is up, and with which exit status it ends; all other
+    ranks report to it.
     """
 
     leader: int
@@ -21,7 +21,7 @@ class Roles:
     client: int | None
 
     def of(self, rank: int) -> str:
-        """Name the duties of a rank, for messages."""
+        """Return the roles of a rank in words."""
         names = {"scheduler": self.scheduler, "client": self.client}
         duties = [name for name, holder in names.items() if holder == rank]
         if rank in self.workers:
@@ -36,21 +36,21 @@ def assign_roles(
     client_rank: int = 1,
     exclusive_workers: bool = True,
 ) -> Roles:
-    """Give every rank of a job that runs a function its role.
+    """Assign the roles for a program, whose function one rank runs.
 
     Parameters
     ----------
     size : int
         Ranks in the communicator, 2 or more.
     scheduler_rank, client_rank : int
-        The ranks of the scheduler and of the user's function; one rank may be both.
+        The ranks of the scheduler and of the user's function, possibly the same.
     exclusive_workers : bool
-        Whether those ranks host no worker.
+        Whether these ranks host no worker.
 
     Raises
     ------
     NotEnoughRanksError
-        If there is no such rank, or no rank left for a worker.
+        If one of these ranks does not exist, or none is left for a worker.
     """
     special = {scheduler_rank, client_rank}
     needed = max(len(special) + 1 if exclusive_workers else 2, 1 + max(special))
@@ -71,14 +71,12 @@ def assign_roles(
 
 
 def assign_command_roles(size: int, *, scheduler_rank: int, exclusive_workers: bool) -> Roles:
-    """Give every rank its role in a cluster without a program of its own.
-
-    The scheduler's rank leads; clients come from outside.
+    """Assign the roles for the command, whose clients connect from outside.
 
     Raises
     ------
     NotEnoughRanksError
-        If there is no such rank, or no rank left for a worker.
+        If the scheduler's rank does not exist, or none is left for a worker.
     """
     needed = max(2 if exclusive_workers else 1, 1 + scheduler_rank)
     if size < needed:
@@ -93,5 +91,5 @@ def assign_command_roles(size: int, *, scheduler_rank: int, exclusive_workers: b
 
 
 def assign_joining_roles(size: int) -> Roles:
-    """Make every rank a worker of a cluster that runs elsewhere."""
+    """Assign the roles for joining a cluster: all ranks are workers."""
     return Roles(leader=0, workers=tuple(range(size)), scheduler=None, client=None)

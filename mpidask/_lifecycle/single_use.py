@@ -1,4 +1,4 @@
-"""Whether this process is inside a cluster, or past the only one it may have."""
+"""Whether this process may start a cluster: not inside another, nor once ranks have left."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ def check() -> None:
 
 
 def entered() -> None:
-    """Note that a cluster starts."""
+    """Record that a cluster starts."""
     global _inside
     check()
     _inside = True
 
 
 def ended_locally(*, would_leave: bool) -> None:
-    """Note that a LocalCluster has ended, after which the ranks of a job would leave."""
+    """Record that a LocalCluster has ended, and whether ranks of an MPI job would leave now."""
     global _would_have_left
     ended(left=False)
     _would_have_left = would_leave
 
 
 def warn_if_only_local() -> None:
-    """Say so once if this use of a cluster would fail in an MPI job, which no notebook is."""
+    """Warn once, except in a notebook, if this cluster could not start in an MPI job."""
     global _warned
     if _would_have_left and not _warned and not hasattr(sys, "ps1"):
         _warned = True
@@ -53,7 +53,7 @@ def warn_if_only_local() -> None:
 
 
 def ended(*, left: bool) -> None:
-    """Note that the cluster has ended, and whether the job's ranks have left."""
+    """Record that the cluster has ended, and whether the other ranks have left the program."""
     global _inside, _left
     _inside = False
     _left = _left or left

@@ -238,9 +238,9 @@ def test_a_client_rank_that_does_not_come_is_named_by_another(run):
         import time
         from mpi4py import MPI
         from mpidask import mpi_dask_main
-        from mpidask._lifecycle import gathering
+        from mpidask._lifecycle import handshake
 
-        gathering.FIRST_NOTICE = 1
+        handshake.FIRST_NOTICE = 1
         if MPI.COMM_WORLD.rank == 1:
             time.sleep(80)
         mpi_dask_main(startup_timeout=3)(print)()

@@ -10,10 +10,10 @@ from mpidask._options import Options
 
 
 def test_errors_of_use_are_told_from_those_of_ours():
-    _, objection = front_end._attempt(Options.resolve, {"nthreads": "many"}, {})
-    assert isinstance(objection, ValueError | TypeError) and front_end.is_of_use(objection)
-    assert front_end.is_of_use(MPIDaskError("no MPI"))
-    assert not front_end.is_of_use(TypeError("of ours"))
+    _, error = front_end._attempt(Options.resolve, {"nthreads": "many"}, {})
+    assert isinstance(error, ValueError | TypeError) and front_end.is_usage_error(error)
+    assert front_end.is_usage_error(MPIDaskError("no MPI"))
+    assert not front_end.is_usage_error(TypeError("of ours"))
 
 
 def test_the_command_shows_where_an_error_of_ours_was_raised(monkeypatch):

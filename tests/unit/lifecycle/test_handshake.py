@@ -1,4 +1,4 @@
-"""What ranks make of it when some, or all, have something against a start."""
+"""What the ranks report if some, or all, can't start."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import distributed
 import pytest
 
 from mpidask import StartupError
-from mpidask._lifecycle.gathering import SHARED_OPTIONS, Gathering, _in_words
+from mpidask._lifecycle.handshake import SHARED_OPTIONS, Handshake, _described
 from mpidask._lifecycle.roles import assign_joining_roles, assign_roles
 from mpidask._options import Options
 from mpidask._waiting import poll
@@ -23,8 +23,8 @@ ROLES = assign_roles(4)
 class FakeMembers:
     """Ranks that are tasks of one event loop."""
 
-    def __init__(self, rank, size, rounds):
-        self.rank, self.size, self._rounds = rank, size, rounds
+    def __init__(self, rank, size, rounds, inboxes):
+        self.rank, self.size, self._rounds, self._inboxes = rank, size, rounds, inboxes
         self._round = itertools.count()
 
     async def maximum(self, values):
@@ -33,15 +33,24 @@ class FakeMembers:
         await poll(lambda: len(said) == self.size)
         return [max(column) for column in zip(*said.values(), strict=True)]
 
+    def send(self, rank, tag, message):
+        self._inboxes[rank].put_nowait((self.rank, message))
+
+    async def flush(self):
+        pass
+
+    async def receive(self, tag):
+        return await self._inboxes[self.rank].get()
+
 
 def agree(*objections, roles=(ROLES,) * 4, reporters=(1,) * 4, error_status=1, given=({},) * 4):
     """Give what each rank comes to: an exception, or a status."""
 
     async def all_ranks():
-        rounds = defaultdict(dict)
+        rounds, inboxes = defaultdict(dict), defaultdict(asyncio.Queue)
         return await asyncio.gather(
             *(
-                Gathering(
+                Handshake(
                     None,
                     None,
                     None,
@@ -50,7 +59,7 @@ def agree(*objections, roles=(ROLES,) * 4, reporters=(1,) * 4, error_status=1, g
                     Options.resolve(its_options),
                     objection,
                     error_status,
-                )._agree(FakeMembers(rank, len(objections), rounds))
+                )._agree(FakeMembers(rank, len(objections), rounds, inboxes))
                 for rank, (objection, its_roles, reporter, its_options) in enumerate(
                     zip(objections, roles, reporters, given, strict=True)
                 )
@@ -114,7 +123,7 @@ def test_an_option_differs(name):
     found = agree(*[None] * 4, given=(usual, usual, usual, other))
     assert [found[0], *found[2:]] == [1, 1, 1]
     host = socket.gethostname()
-    default, value = (_in_words(getattr(Options.resolve(given), name)) for given in (usual, other))
+    default, value = (_described(getattr(Options.resolve(given), name)) for given in (usual, other))
     assert isinstance(found[1], StartupError)
     assert f"don't agree on {name}: " in str(found[1])
     assert f": rank 0 on {host} has {name}={default};" in str(found[1])
