@@ -44,12 +44,12 @@ def run(
         raise SystemExit(diagnosis.diagnose(given(values)))
     execute, argv = _program(module, code, program)
     if not getattr(sys.flags, "safe_path", False):  # since Python 3.11
-        # On every rank: tasks import modules that lie beside the script.
+        # On all ranks, as tasks import modules from the script's directory.
         sys.path[0] = _folder_of(argv[0]) if execute is _run_path else ""
     sys.argv[:] = argv
     _refuse_dask_mpi()
     try:
-        # exit: no other rank may run the script.
+        # exit=True: no other rank may run the script.
         with mpi_dask(**given(values), exit=True), scripts_for_one_machine():
             _run_as_python_would(execute, module or code or argv[0])
     except (MPIDaskError, TypeError, ValueError) as error:
@@ -59,9 +59,9 @@ def run(
 
 
 def _refuse_dask_mpi() -> None:
-    """Let dask-mpi's functions say that they can't work here: they would wait for ever.
+    """Make dask-mpi's functions raise: they would wait forever for the other ranks.
 
-    The other ranks, which they want to talk to, do not run the script.
+    Those do not run the script.
     """
 
     def refuse(*args: object, **kwargs: object) -> None:
@@ -81,7 +81,7 @@ def _refuse_dask_mpi() -> None:
 
 
 def _folder_of(script: str) -> str:
-    """Say where Python looks for the modules of a script, a directory, or a zip file."""
+    """Return the entry of `sys.path` for a script, a directory, or a zip file."""
     script = os.path.realpath(script)
     return script if pkgutil.get_importer(script) else os.path.dirname(script)
 
@@ -100,7 +100,7 @@ def _check_program(
 def _program(
     module: str | None, code: str | None, program: tuple[str, ...]
 ) -> tuple[Callable[[str], object], list[str]]:
-    """Give what runs the program, and its `sys.argv`."""
+    """Return the function that runs the program, and its `sys.argv`."""
     if module is not None:
         return _run_module, ["-m", *program]
     if code is not None:
@@ -117,14 +117,14 @@ def _run_module(name: str) -> object:
 
 
 def _run_code(code: str) -> object:
-    # In a module of its own: without the names of this one.
+    # In a new module, without the names of this one.
     module = sys.modules["__main__"] = ModuleType("__main__")
     exec(compile(code, "<string>", "exec", dont_inherit=True), module.__dict__)
     return module
 
 
 def _run_as_python_would(execute: Callable[[str], object], what: str) -> None:
-    """Run the program; show an exception without the frames of ours it came through."""
+    """Run the program; a traceback does not show mpidask's frames."""
     try:
         execute(what)
     except Exception as error:
@@ -141,10 +141,10 @@ def _beyond_us(trace: TracebackType | None) -> TracebackType | None:
 
 
 class _ProgramCommand(RankedCommand):
-    """A command whose options end where its program begins, as Python's do."""
+    """A command whose options end where the program begins, as Python's own do."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Leave to the program what comes after it."""
+        """Pass on to the program what follows it."""
         taking_values = {
             name
             for param in self.get_params(ctx)

@@ -1,6 +1,6 @@
 """The front ends for programs: each a few lines over the same block."""
 
-# Where two overloads fit, the first one counts.
+# Where two overloads match, the first one counts.
 # mypy: disable-error-code="overload-overlap"
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def mpi_dask(**options: Any) -> Block[Any]:
         the connected `distributed.Client` (an asynchronous one with ``async with``). The
         other ranks serve as scheduler and workers until that block ends. Then they leave
         the program by `SystemExit`, with the job's exit status, and never run the block.
-        With ``exit=False`` they run it then, and get None in place of the client.
+        With ``exit=False`` they run it then, and get None instead of the client.
 
     Raises
     ------
@@ -67,7 +67,7 @@ def mpi_dask(**options: Any) -> Block[Any]:
     NotEnoughRanksError
         If the job has too few ranks for a scheduler, a client and a worker.
     StartupError
-        If a rank fails to start its part, or does not come in time.
+        If a rank fails to start its part, or does not arrive in time.
     SchedulerFileError
         If the scheduler file can't be written, without MPI (a `StartupError` in an MPI job).
     MPIDaskError
@@ -96,7 +96,7 @@ class Block(Generic[Yields]):
         given = ", ".join(f"{name}={value!r}" for name, value in self._given.items())
         return f"<a block to enter: with mpi_dask({given}) as client>"
 
-    if not TYPE_CHECKING:  # to type checkers, it would have any attribute
+    if not TYPE_CHECKING:  # else type checkers would accept any attribute
 
         def __getattr__(self, name):
             raise AttributeError(
@@ -119,7 +119,7 @@ class Block(Generic[Yields]):
         return cast(Yields, client)
 
     def __exit__(self, *error: Any) -> bool | None:
-        if os.getpid() != self._process:  # a child that the block forked has no cluster
+        if os.getpid() != self._process:  # a child process forked by the block has no cluster
             job_exit.exit_forked_child(error[1])
         return self._leave(*error)
 
@@ -147,14 +147,14 @@ class Block(Generic[Yields]):
 
 @contextlib.asynccontextmanager
 async def _in_thread(block: ClusterBlock, interrupt: Interrupt) -> AsyncIterator[Cluster | None]:
-    """Enter and leave a block without holding up the event loop."""
+    """Enter and leave a block without blocking the event loop."""
     entering = _start_in_thread(block.__enter__)
     cancelled = await _outlast(entering, lambda: interrupt.abandon_start())
     cluster, failure = entering.result()
     if cancelled is not None:
-        if failure is None:  # the cluster came up all the same
+        if failure is None:  # the cluster has started nevertheless
             await _leave_in_thread(block, cancelled)
-        if not isinstance(failure, SystemExit):  # of a rank that has served: the job's status
+        if not isinstance(failure, SystemExit):  # on a rank that has served: the job's status
             failure = cancelled
     if failure is not None:
         raise failure
@@ -179,7 +179,7 @@ async def _leave_in_thread(block: ClusterBlock, error: BaseException | None) -> 
 
 
 def _start_in_thread(call: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
-    # A future and no task, which would be cancelled with all others when the loop ends.
+    # A future, since a task would be cancelled like all others when the loop ends.
     run = contextvars.copy_context().run
     return asyncio.wrap_future(in_daemon_thread(run, _outcome, call, *args))
 
@@ -187,7 +187,7 @@ def _start_in_thread(call: Callable[..., Any], *args: Any) -> asyncio.Future[Any
 async def _outlast(
     future: asyncio.Future[Any], on_cancel: Callable[[], object] = lambda: None
 ) -> asyncio.CancelledError | None:
-    """Wait for what must not be left alone; give the cancellation that came meanwhile."""
+    """Wait until a future is done, and return the cancellation that arrived meanwhile, if any."""
     cancelled = None
     while not future.done():
         try:
@@ -199,7 +199,7 @@ async def _outlast(
 
 
 def _outcome(call: Callable[..., Any], *args: Any) -> tuple[Any, BaseException | None]:
-    """Call, and return what is raised: a SystemExit must not pass through a task."""
+    """Return the result or the exception: a SystemExit must not pass through a task."""
     try:
         return call(*args), None
     except BaseException as error:
@@ -222,7 +222,7 @@ def _cancelling_current_task(interrupt: Interrupt) -> Callable[[int], object]:
 
 
 def _end_interruptible(interrupt: Interrupt) -> None:
-    """Let signals do nothing from now on, but for one that the event loop has not come to."""
+    """Ignore signals from now on, after raising one that the event loop has not handled yet."""
     interrupt.disarm()
     if interrupt.take_pending():
         raise asyncio.CancelledError
@@ -287,7 +287,7 @@ def mpi_dask_main(function: Callable[..., Any] | None = None, /, **options: Any)
 
     See Also
     --------
-    mpi_dask : the same for a block; describes what the other ranks do, and what a call raises.
+    mpi_dask : the same for a block; describes what the other ranks do, and which errors occur.
 
     Examples
     --------
@@ -307,7 +307,7 @@ def mpi_dask_main(function: Callable[..., Any] | None = None, /, **options: Any)
 
 
 def _check(function: Any, options: Mapping[str, Any]) -> None:
-    """Check what a decorator was given; one rank says what is wrong."""
+    """Check the arguments of a decorator; one of the ranks raises the error."""
     __tracebackhide__ = True
     try:
         if function is not None:
@@ -384,7 +384,7 @@ def join_existing(
     TypeError, ValueError
         If an option is wrong; before anything starts.
     StartupError
-        If a rank does not come in time.
+        If a rank does not arrive in time.
     MPIDaskError
         If MPI can't be used, or this is inside a cluster or after one with ``exit=True``.
     SystemExit
@@ -406,7 +406,7 @@ def join_existing(
 
 
 class _AsFunction:
-    """Pickled by name and copied as itself, as functions are; wrapt leaves that open.
+    """Pickle by name and copy as itself, as functions do; wrapt does not define either.
 
     wrapt's own classes are generic for type checkers, but before 2.2 not at run time.
     """
@@ -434,25 +434,25 @@ class _Main(_AsFunction, wrapt.FunctionWrapper):  # type: ignore[type-arg]
 def _with_client(
     function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any], client: Client
 ) -> dict[str, Any]:
-    """Add the client to the arguments, if the function wants it and the call has none."""
+    """Add the client to the arguments if the function has such a parameter and the call none."""
     try:
         signature = inspect.signature(function)
         bound = signature.bind_partial(*args, **kwargs).arguments
-    except (TypeError, ValueError):  # no signature, or one that the call will find wrong
+    except (TypeError, ValueError):  # no signature, or the call itself will raise
         return dict(kwargs)
     named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     wanted = signature.parameters.get("client")
     if wanted is None:
-        _explain_missing(function, signature, args, kwargs)
+        _raise_if_missing(function, signature, args, kwargs)
     if wanted is None or wanted.kind not in named or "client" in bound:
         return dict(kwargs)
     return {**kwargs, "client": client}
 
 
-def _explain_missing(
+def _raise_if_missing(
     function: Callable[..., Any], signature: inspect.Signature, args: Any, kwargs: Any
 ) -> None:
-    """Say why a call that is about to fail got no client, where that may be meant."""
+    """Raise a helpful TypeError if the call is about to fail for lack of an argument."""
     __tracebackhide__ = True
     with without_internal_frames():
         try:

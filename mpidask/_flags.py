@@ -1,4 +1,4 @@
-"""The options of mpidask as flags of a command line, made from their declaration."""
+"""Command-line flags, generated from the declaration of the options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mpidask._lifecycle.front_end import COMMAND, raise_once
 from mpidask._mpi import launcher
 from mpidask._options import Options
 
-#: Options that a command line can't give, or gives in another way.
+#: Options that have no flag, as commands set them or have no use for them.
 _NO_FLAG = {"comm", "exit"}
 
 
@@ -26,7 +26,7 @@ class Json(click.ParamType):  # type: ignore[type-arg]
     name = "json"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
-        """Parse what the user wrote."""
+        """Parse the JSON."""
         if isinstance(value, dict):
             return value
         try:
@@ -35,18 +35,18 @@ class Json(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"{value!r} is not JSON: {error}", param, ctx)
 
 
-#: The types of click for what is not text.
+#: Click's parameter types by metavar; all others are strings.
 _PARAMETER_TYPES = {"INT": click.INT, "PORT": click.INT, "JSON": Json(), "PATH": click.Path()}
 
 
 class RankedCommand(click.Command):
-    """A command that runs on every rank, and speaks of its usage on one.
+    """A command that runs on all ranks, and prints help and usage errors on one of them.
 
-    Its help shows the options in the groups they are declared in.
+    Its help shows the options in groups, as declared.
     """
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
-        """Parse the command line; only one rank says what is wrong with it."""
+        """Parse the command line; only one rank reports usage errors."""
         quiet = contextlib.redirect_stdout(io.StringIO())
         try:
             with quiet if launcher.rank() else contextlib.nullcontext():  # --help, --version
@@ -54,13 +54,13 @@ class RankedCommand(click.Command):
         except click.ClickException as error:
             if launcher.size() == 1:
                 raise
-            try:  # some launchers end the job with the first rank that leaves
+            try:  # all leave together: some launchers end the job with the first rank that exits
                 raise_once(error, {}, COMMAND)
             except MPIDaskError as other:
                 raise click.ClickException(str(other)) from None
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Write one section for each group."""
+        """Write a section for each group."""
         groups: dict[str, list[tuple[str, str]]] = {
             "Arguments": [
                 (param.human_readable_name, param.text)
@@ -80,7 +80,7 @@ class RankedCommand(click.Command):
 
 
 class Positional(click.Argument):
-    """An argument that knows its meaning."""
+    """An argument with a help text, which Click's has not."""
 
     def __init__(self, *args: Any, text: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -88,14 +88,14 @@ class Positional(click.Argument):
 
 
 class Flag(click.Option):
-    """An option that knows its group."""
+    """An option with a group."""
 
     def __init__(self, *args: Any, group: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.group = group
 
 
-#: Print what the job looks like, instead of running it.
+#: Print a description of the job instead of running it.
 DIAGNOSE = click.Option(
     ["--diagnose"],
     is_flag=True,
@@ -107,12 +107,12 @@ DIAGNOSE = click.Option(
 def flags(
     leave_out: Collection[str] = (), defaults: Mapping[str, Any] | None = None
 ) -> list[click.Parameter]:
-    """Make the flags of all options, but for those left out.
+    """Return the flags of all options, except those left out.
 
     Parameters
     ----------
     leave_out : collection of str
-        Options that make no sense for a command.
+        Options without a meaning for the command.
     defaults : mapping, optional
         Defaults of the command that differ from those declared.
     """
@@ -146,7 +146,7 @@ def _flag(field: dataclasses.Field[Any], default: Any) -> Flag:
 
 
 def given(values: dict[str, Any]) -> dict[str, Any]:
-    """Keep the options that were given, with the types that `Options` expects."""
+    """Return the options given on the command line, with the types that `Options` expects."""
     found = {name: value for name, value in values.items() if value is not None}
     for name in ("nthreads", "wait_for_workers"):
         if name in found:
