@@ -9,7 +9,7 @@ from mpidask._lifecycle.messages import Cluster, RankReady, StartScheduler, Star
 from mpidask._lifecycle.startup import Startup
 from mpidask._lifecycle.transport_plan import TransportPlan
 from mpidask._options import Options
-from mpidask._placement.network import scheduler_host
+from mpidask._placement.node import scheduler_host
 from mpidask._placement.resources import worker_settings
 
 
