@@ -16,7 +16,6 @@ from mpidask._lifecycle.leader import Leader
 from mpidask._lifecycle.member import Member
 from mpidask._lifecycle.messages import Cluster, End
 from mpidask._lifecycle.rank_gangs import job_of
-from mpidask._lifecycle.reaction import ReactionWatch
 from mpidask._lifecycle.roles import Roles
 from mpidask._lifecycle.shutdown import REPORT_GRACE, end_job
 from mpidask._log import logger
@@ -75,9 +74,9 @@ class MPICluster:
         leave = self._options.exit or isinstance(error, (SystemExit, KeyboardInterrupt))
         self._end(error, leave=leave)
 
-    async def _watch_reaction(self) -> ReactionWatch:
+    async def _watch_reaction(self) -> signals.ReactionWatch:
         rank = self._gathering.comm.Get_rank()
-        return ReactionWatch(self._interrupt, rank, self._options.shutdown_timeout)
+        return signals.ReactionWatch(self._interrupt, rank, self._options.shutdown_timeout)
 
     def _member(self) -> Member:
         assert self._members is not None

@@ -1,4 +1,4 @@
-"""The end of a cluster: all ranks stop, and those that don't are named."""
+"""The end of a cluster, on the leader: it waits for all ranks, and names those that don't stop."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from mpidask._log import logger
 from mpidask._mpi import job_exit
 from mpidask._waiting import WaitNotice
 
-#: Seconds the leader grants its members beyond `shutdown_timeout` to report.
+#: Seconds beyond `shutdown_timeout` that members have to report.
 REPORT_GRACE = 5
 
 
 class Shutdown:
-    """Waits, on the leader, until every rank is done with the order to end.
+    """Waits until all ranks have reported that they have stopped.
 
     Parameters
     ----------
     order : End
-        The order, which was sent.
+        What they were sent.
     startup : Startup
-        What the leader knows of the ranks.
+        What the leader knows about the ranks.
     timeout : float
-        Seconds that running tasks may hold up the end.
+        Seconds that running tasks may delay the end.
     """
 
     def __init__(self, order: End, startup: Startup, timeout: float) -> None:
@@ -36,7 +36,7 @@ class Shutdown:
         self._busy = set(range(startup.size))
 
     async def wait(self, hear: Callable[[], Awaitable[tuple[int, object]]]) -> None:
-        """Hear from all ranks; abort the job when this one leaves if some don't answer."""
+        """Receive the reports; end the job if some ranks don't answer."""
         with contextlib.suppress(asyncio.TimeoutError):
             async with WaitNotice(self._notice):
                 await asyncio.wait_for(self._collect(hear), self._timeout + REPORT_GRACE)
