@@ -1,23 +1,23 @@
 """Bulk data between the ranks of a job by MPI: distributed's back end ``mpi://``.
 
 A comm of this back end is a stream of distributed's own, TLS or TCP, that carries all small
-messages. A large message between two ranks of one job goes like this::
+messages. A large message between two ranks of one job goes by a rendezvous protocol::
 
     sender                                        receiver
     ------                                        --------
-    write()   announcement: sizes, small frames ->
-                                                  read()  takes buffers of its pool,
+    write()   request to send: sizes, small frames ->
+                                                  read()  takes buffers from its pool,
                                                           posts a receive for each
-              <------------------- clear: the tag
+              <------------- clear to send: the tag
     posts the sends      ======= MPI ========>
                                                   read()  returns the message
 
-`write` waits for nothing, as it does on a stream; `close` waits for what was announced.
-Whatever was cleared is sent and received to its end, also when one of the two closes the
-comm meanwhile: so MPI is left with no message that nobody receives, and the stream stays
-open until then. A stream that breaks tells that the other end is gone.
+`write` never waits, as on a stream; `close` waits for pending sends. What is clear to send is
+sent and received to its end, even if one of the two closes the comm meanwhile, so MPI is left with
+no unmatched message; the stream stays open until then. A stream that breaks means that the peer
+is gone.
 
-One thread of each rank moves the data, `mover.Mover`; no event loop calls MPI.
+One thread of each rank moves the data, `progress.ProgressThread`; no event loop calls MPI.
 
 `enable` lets a rank take part, `disable` ends it. Any other process, a child of a nanny or
 a client from outside, uses ``mpi://`` addresses with the stream alone, and needs no MPI.
@@ -28,9 +28,9 @@ from __future__ import annotations
 from collections.abc import Container, Sequence
 from typing import TYPE_CHECKING
 
-from mpidask._transport import fabric as fabrics
+from mpidask._transport import context as contexts
 from mpidask._transport.backend import Backend
-from mpidask._transport.buffers import Pool
+from mpidask._transport.buffer_pool import BufferPool
 from mpidask._transport.probe import answer_probes, compare
 
 if TYPE_CHECKING:
@@ -59,80 +59,82 @@ def enable(
     chunk: int = 2**25,
     pool: int = 2**29,
 ) -> None:
-    """Let this rank send and receive by MPI. Connections made before stay as they are.
+    """Let this rank send and receive by MPI. Existing connections stay as they are.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm
-        Its owner may use it too, with other tags; `disable` leaves it to its owner.
+        The caller may use it too, with other tags, and frees it after `disable`.
     job : str
-        What the ranks of `comm`, and nobody else, share: it tells who is a rank of this job.
+        Identifier shared by the ranks of `comm` alone, by which they recognize each other.
     peers : container of int
-        The ranks that this one sends to by MPI. Receiving is not limited.
+        The ranks to which this one sends by MPI. Receiving is not limited.
     threshold : int
-        Bytes from which a message goes by MPI. 0: every message, for tests.
+        Bytes from which a message goes by MPI. 0, for tests: every message.
     tags : sequence of int
-        Tags of the messages of `comm`; the same on all ranks. The default ends where MPI's
-        guarantee does. There are as many transfers to a rank at once as there are tags.
+        Tags to use on `comm`, the same on all ranks: at most as many transfers to a rank at once.
+        The default ends at the largest tag that MPI guarantees.
     chunk : int
-        Most bytes of one call of MPI, below 2 GiB. A rank sees progress with each that ends.
+        Most bytes of one MPI call, below 2 GiB. Each that completes counts as progress.
     pool : int
-        Most bytes of free buffers that are kept to be used again.
+        Most bytes of free buffers to keep for reuse.
 
     Raises
     ------
     RuntimeError
-        It is enabled already.
+        The transport is already enabled.
     """
-    from mpidask._transport.mover import Mover  # imports MPI, which initialises it
+    from mpidask._transport.progress import ProgressThread  # imports MPI, which initialises it
 
-    if fabrics.current() is not None:
-        raise RuntimeError("this process uses the transport already")
-    mover = Mover(comm, tags, chunk)
-    fabrics.replace(fabrics.Fabric(mover, job=job, peers=peers, threshold=threshold, pool=pool))
+    if contexts.current() is not None:
+        raise RuntimeError("the transport is already enabled in this process")
+    progress = ProgressThread(comm, tags, chunk)
+    contexts.replace(
+        contexts.Context(progress, job=job, peers=peers, threshold=threshold, pool=pool)
+    )
 
 
 def send_to(peers: Container[int]) -> None:
-    """Change the ranks that this one sends to by MPI, at any time, for all connections."""
-    fabric = fabrics.current()
-    if fabric is not None:
-        fabric.peers = peers
+    """Change the ranks to which this one sends by MPI, for all connections."""
+    context = contexts.current()
+    if context is not None:
+        context.peers = peers
 
 
-def buffer_pool() -> Pool | None:
-    """Give the buffers that this rank keeps to be used again, if it takes part."""
-    fabric = fabrics.current()
-    return None if fabric is None else fabric.pool
+def buffer_pool() -> BufferPool | None:
+    """Return the receive buffers of this rank, if the transport is enabled."""
+    context = contexts.current()
+    return None if context is None else context.pool
 
 
 def limit_pool(nbytes: int) -> None:
-    """Keep at most so many bytes of free buffers, if fewer than now."""
-    fabric = fabrics.current()
-    if fabric is not None:
-        fabric.pool.limit = min(nbytes, fabric.pool.limit)
+    """Lower the limit of free buffers that are kept to this many bytes."""
+    context = contexts.current()
+    if context is not None:
+        context.pool.limit = min(nbytes, context.pool.limit)
 
 
 def traffic() -> dict[str, int]:
-    """Give the bytes that this rank has ``sent`` and ``received`` by MPI, for tests."""
-    fabric = fabrics.current()
-    return {"sent": 0, "received": 0} if fabric is None else dict(fabric.traffic)
+    """Return the bytes that this rank has ``sent`` and ``received`` by MPI, for tests."""
+    context = contexts.current()
+    return {"sent": 0, "received": 0} if context is None else dict(context.progress.traffic)
 
 
 def disable(timeout: float) -> bool:
-    """Use MPI no more; connections go on with their streams alone.
+    """Stop using MPI; existing connections go on with their streams alone.
 
-    Call it when the servers of this process are closed.
+    Call it after the servers of this process were closed.
 
     Parameters
     ----------
     timeout : float
-        Seconds that transfers under way have to end.
+        Seconds for transfers under way to end.
 
     Returns
     -------
     bool
-        Whether MPI is done with all of them: the communicator may be freed. If not, another
+        Whether all of them have ended, so that the communicator may be freed. If not, another
         rank is dead or stopped, and the buffers of its transfers are kept for good.
     """
-    fabric = fabrics.replace(None)
-    return fabric is None or fabric.stop(timeout)
+    context = contexts.replace(None)
+    return context is None or context.progress.stop(timeout)

@@ -1,4 +1,4 @@
-"""The way from ``mpi://`` addresses to comms: distributed's own, for TLS and TCP, wrapped."""
+"""Connectors and listeners of ``mpi://``: distributed's own for TLS and TCP, with wrapped comms."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _TLSListener(TLSListener):
 
 
 class _Connector(Connector):
-    """Connects by TLS where there are credentials, else by TCP."""
+    """Connects by TLS if there are credentials, else by TCP."""
 
     async def connect(self, address: str, deserialize: bool = True, **connection_args: Any) -> Comm:
         secured = connection_args.get("ssl_context") is not None
@@ -57,10 +57,10 @@ class _Connector(Connector):
 
 
 class Backend(TCPBackend):
-    """Addresses as TCP has them."""
+    """The back end of ``mpi://``, whose addresses have the form of TCP's."""
 
     def get_connector(self) -> Connector:
-        """Connect by TLS where there are credentials, else by TCP."""
+        """Return a connector by TLS if there are credentials, else by TCP."""
         return _Connector()
 
     def get_listener(
@@ -70,7 +70,7 @@ class Backend(TCPBackend):
         deserialize: bool,
         **connection_args: Any,
     ) -> Listener:
-        """Listen by TLS where there are credentials, else by TCP."""
+        """Return a listener by TLS if there are credentials, else by TCP."""
         secured = connection_args.get("ssl_context") is not None
         kind: Any = _TLSListener if secured else _TCPListener
         listener: Listener = kind(loc, handle_comm, deserialize, **connection_args)

@@ -1,4 +1,4 @@
-"""A comm whose large messages go by MPI."""
+"""A comm of distributed whose large messages go by MPI."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from distributed.comm.utils import from_frames, to_frames
 from distributed.protocol.serialize import Serialized
 from distributed.utils import nbytes
 
-from mpidask._transport import fabric as fabrics
+from mpidask._transport import context as contexts
 from mpidask._transport.channel import Channel
 
-#: Larger than any frame: one that goes by MPI needs no shards, nor a copy to join them.
+#: Larger than any frame: those that go by MPI need no shards, nor a copy that joins them.
 _UNSPLIT = 2**62
-#: Bytes of a short message at most, and bytes for which each item of it counts besides its text.
+#: Most bytes of a short message, and the bytes that each of its items counts besides its text.
 _SHORT, _ITEM = 2**14, 2**4
 
 
 class MPIComm(Comm):
-    """What distributed asks of a comm, by a channel for the frames of its messages.
+    """Distributed's comm interface on top of a channel for the frames of its messages.
 
     Parameters
     ----------
     stream : distributed.comm.tcp.TCP
     deserialize : bool
     asks : bool
-        Whether this end has connected, and so sends requests and reads answers.
+        Whether this end has connected, and so sends requests and reads responses.
     """
 
     def __init__(self, stream: TCP, deserialize: bool = True, *, asks: bool = False) -> None:
         super().__init__(deserialize)
-        fabric = fabrics.current()
-        self._fabric = fabric if fabric is not None and fabric.works else None
+        context = contexts.current()
+        self._context = context if context is not None and context.progress.usable else None
         self._asks = asks
         self._stream = stream
-        self._channel = Channel(stream, self._fabric)
-        self._plain_if_short = self._fabric is None or self._fabric.threshold > _SHORT
-        # distributed.comm.connect() looks for these names.
+        self._channel = Channel(stream, self._context)
+        self._plain_if_short = self._context is None or self._context.threshold > _SHORT
+        # distributed.comm.connect() uses these names.
         self._local_addr, self._peer_addr = stream.local_address, stream.peer_address
 
     @property
@@ -48,29 +48,29 @@ class MPIComm(Comm):
 
     @property
     def peer_address(self) -> str:
-        """The address of the other end."""
+        """The address of the peer."""
         return self._peer_addr
 
     @property
     def extra_info(self) -> dict[str, Any]:
-        """What the stream knows of the other end, such as its certificate."""
+        """What the stream knows of the peer, such as its certificate."""
         info: dict[str, Any] = self._stream.extra_info
         return info
 
     def closed(self) -> bool:
-        """Tell whether the comm is of no more use."""
+        """Whether the comm can no longer be used."""
         return self._channel.closed()
 
     def handshake_info(self) -> dict[str, Any]:
-        """Tell the other end who this is."""
+        """Identify this end to the peer."""
         info: dict[str, Any] = super().handshake_info()
-        return info | ({"mpi": self._fabric.identity} if self._fabric else {})
+        return info | ({"mpi": self._context.identity} if self._context else {})
 
     def _rank_of_peer(self) -> int | None:
-        return self._fabric.rank_of(self.remote_info.get("mpi")) if self._fabric else None
+        return self._context.rank_of(self.remote_info.get("mpi")) if self._context else None
 
     async def write(self, msg: Any, serializers: Any = None, on_error: str = "message") -> int:
-        """Send a message, or announce it; wait for nothing."""
+        """Send a message, or request to; never wait for the peer."""
         self._channel.check_open()
         if self._plain_if_short and _is_short(msg):
             return await self._channel.send_plain(msg)
@@ -93,7 +93,7 @@ class MPIComm(Comm):
         return sum(sizes)
 
     async def read(self, deserializers: Any = None) -> Any:
-        """Give the next message; if it is cancelled, the comm is lost, as a stream is."""
+        """Return the next message. Cancelling it aborts the comm, as with a stream."""
         message = await self._channel.receive(self._rank_of_peer)
         if not isinstance(message, Serialized):
             return message
@@ -109,24 +109,24 @@ class MPIComm(Comm):
             raise CommClosedError("aborted stream on truncated data") from None
         except Exception:
             if self._asks:
-                # A worker that sends data waits for an acknowledgement, which will not come,
-                # and distributed would send the next request in its place.
+                # A worker that has sent data waits for an acknowledgement, and would take the
+                # next request on this comm for it.
                 self.abort()
             raise
 
     async def close(self) -> None:
-        """Close it when what was announced is sent, or the other end no longer answers."""
+        """Close it once pending sends are done, or the peer no longer answers."""
         await self._channel.close()
 
     def abort(self) -> None:
-        """Close it at once for its users, and for the other end when MPI is done."""
+        """Close it at once for its users, and for the peer when MPI is done."""
         self._channel.abort()
 
 
 def _is_short(message: object) -> bool:
-    """Tell whether a message surely has no large frames, without making them.
+    """Whether a message has no large frames for sure, without serializing it.
 
-    Requests and acknowledgements have none. Frames within frames would double their cost.
+    Most requests and acknowledgements don't. Wrapping their frames would double their cost.
     """
     left, items = _SHORT, [message]
     while items and left > 0:

@@ -1,4 +1,4 @@
-"""A short comparison of the two ways that data can take."""
+"""Measure MPI against the stream, between two servers."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 from distributed.comm.core import connect
 from distributed.protocol.serialize import to_serialize
 
-from mpidask._transport import fabric as fabrics
+from mpidask._transport import context as contexts
 
-#: Name of the handler that takes data and does nothing with it.
+#: Name of the handler that receives data and ignores it.
 _OP = "mpidask-take"
-#: Bytes of a message: enough to tell, and sent in milliseconds.
+#: Bytes of a message: large enough to be significant, and sent in milliseconds.
 _SIZE = 2**22
-#: How often it goes each way, after a first time that does not count, as all is new to it.
+#: Repetitions each way, after a warm-up.
 _REPEATS = 2
 
 
@@ -24,43 +24,43 @@ async def _take(data: object) -> None:
 
 
 def answer_probes(server: Any) -> None:
-    """Let a server of distributed take the data of a probe."""
+    """Let a server of distributed take part in probes."""
     server.handlers[_OP] = _take
 
 
 async def compare(address: str, rank: int, connection_args: dict[str, Any]) -> float:
-    """Tell how many times as fast as the stream MPI is to the server of another rank.
+    """Return the speed of MPI relative to the stream, to the server of another rank.
 
     Parameters
     ----------
     address : str
-        The server's, which answers probes.
+        Of the server, on which `answer_probes` was called.
     rank : int
-        The server's.
+        Of the server.
     connection_args : dict
         As for `distributed.comm.connect`.
 
     Raises
     ------
     OSError
-        The server can't be reached, or was lost.
+        The server can't be reached, or the connection was lost.
     RuntimeError
-        This process does not use the transport.
+        The transport is not enabled in this process.
     """
-    fabric = fabrics.current()
-    if fabric is None:
-        raise RuntimeError("this process does not use the transport")
-    before = fabric.peers
+    context = contexts.current()
+    if context is None:
+        raise RuntimeError("the transport is not enabled in this process")
+    before = context.peers
     data = memoryview(os.urandom(2**16) * (_SIZE // 2**16))
     seconds: dict[tuple[int, ...], list[float]] = {(): [], (rank,): []}
     comm = await connect(address, **connection_args)
     try:
-        for _ in range(_REPEATS + 1):  # in turn, as the machine may be busier at times
+        for _ in range(_REPEATS + 1):  # in turn, so that other load affects both
             for peers, measured in seconds.items():
-                fabric.peers = peers
+                context.peers = peers
                 measured.append(await _round_trip(comm, data))
     finally:
-        fabric.peers = before
+        context.peers = before
         await comm.close()
     by_stream, by_mpi = (min(measured[1:]) for measured in seconds.values())
     return by_stream / by_mpi

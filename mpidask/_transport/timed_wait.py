@@ -1,11 +1,11 @@
-"""A wait in MPI that ends: MPI itself knows no time-out.
+"""Wait in MPI with a time-out, which MPI itself does not have.
 
-Why not the polled wait of `_waiting`: messages between ranks may be some milliseconds late, but MPI
-moves large data only while it is called, so each pause between two polls stops the transfer. Data
-moves at full speed only while a thread stays in ``MPI_Waitany``, which has no time-out and would
-delay new transfers. And to spin in it from the start takes the CPU from the other end where ranks
-share cores: pieces of 12 MB then cost 0.2 s of user time more on two cores. Hence 2 ms of polling
-without pauses, then a wait in MPI that a generalized request ends.
+The polled wait of `_waiting` serves messages, which may be milliseconds late; bulk data moves only
+while MPI is called. `MPI_Waitsome` moves it fastest, but can't be interrupted. Polling by `MPI_Testsome`
+with sleeps in between is as fast only where one call moves a whole message (CMA), and unusably slow
+where data moves through a pipeline of cells. Polling for long without sleeping loses up to 60 % of
+the rate if both ranks share a CPU. So a wait polls briefly, then enters MPI until a request or the
+time-out completes. `tests/benchmarks/transport.py` measures the rates.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from collections.abc import Callable, Sequence
 
 from mpi4py import MPI
 
-#: Seconds in which a wait asks MPI again and again, and lets others have the CPU in between:
-#: MPI itself spins, and the other end may need this very CPU to move the data.
+#: Seconds of polling that yields the CPU, before waiting in MPI, which spins: the peer may need
+#: this very CPU to move the data.
 _POLLING = 0.002
-#: A function of C that does nothing to speak of, takes no arguments, and returns 0: success.
+#: A no-op in C that returns 0, which is MPI_SUCCESS.
 _NOTHING = ctypes.CDLL(None).sched_yield
-#: What a request is to C: a number, or a pointer.
+#: The C type of MPI_Request: an integer or a pointer.
 _HANDLE = ctypes.c_int if MPI._sizeof(MPI.Request) == 4 else ctypes.c_void_p
 
 
 def _library() -> ctypes.CDLL | None:
-    """Give MPI's functions, or None where it is linked in a way that hides them."""
+    """Return the MPI library, or None if it is linked in a way that hides its symbols."""
     try:
-        library = ctypes.CDLL(MPI.__file__)  # the libraries it is linked with are searched, too
+        library = ctypes.CDLL(MPI.__file__)  # also searches the libraries it is linked with
         return library if library.MPI_Grequest_start and library.MPI_Grequest_complete else None
     except (OSError, AttributeError):
         return None
@@ -43,16 +43,16 @@ def _check(code: int) -> None:
 
 
 class TimedWait:
-    """Waits in MPI, which is the fast way to move data, for a time or until it is woken.
+    """Waits in MPI for a limited time, or until `wake` is called.
 
-    A thread completes a generalized request that is waited for beside the others. To cancel
-    a receive, or to send a message to oneself, would be calls of MPI that move something.
+    A thread completes a generalized request that is waited for beside the others. Cancelling
+    a receive, or sending a message to self, would be MPI calls that make progress themselves.
     """
 
     def __init__(self) -> None:
         self._mpi = _library()
         self._request = MPI.Request()
-        self._pending = False  # whether the request is still to be completed
+        self._pending = False  # whether the request is incomplete
         self._due = self._sleeps_until = math.inf
         self._running = True
         self._failure: MPI.Exception | None = None
@@ -63,16 +63,16 @@ class TimedWait:
     def wait(
         self, requests: Sequence[MPI.Request], seconds: float, unless: Callable[[], bool]
     ) -> None:
-        """Wait until a request is done, at most so many seconds.
+        """Wait until a request completes, for at most so many seconds.
 
-        `unless` is asked also once `wake` has an effect, so that no call of it is lost.
+        `unless` is checked again once `wake` has an effect, so that no wake-up is lost.
         """
         if self._poll(requests, unless):
             return
         with self._changed:
             if self._failure is not None:
                 raise self._failure
-            if not self._request:  # the last one was completed, and has ended a wait
+            if not self._request:  # the previous one has ended a wait
                 self._start()
             self._end_at(time.monotonic() + seconds)
         try:
@@ -90,13 +90,13 @@ class TimedWait:
         return False
 
     def wake(self) -> None:
-        """End the wait that is on, if one is."""
+        """End the current wait, if there is one."""
         with self._changed:
             if self._due < math.inf:
                 self._end_at(0.0)
 
     def stop(self) -> None:
-        """End the thread."""
+        """Stop the thread."""
         with self._changed:
             self._running = False
             self._changed.notify()
@@ -107,15 +107,15 @@ class TimedWait:
 
     def _end_at(self, due: float) -> None:
         self._due = due
-        if due < self._sleeps_until:  # else it looks again in time, unasked
+        if due < self._sleeps_until:  # else it wakes up in time by itself
             self._changed.notify()
 
     def _start(self) -> None:
         """Start the request.
 
-        `mpi4py.MPI.Grequest` has callbacks that take the GIL, in the midst of MPI. Another
-        thread may hold it while it waits for MPI: mpi4py does so when an object is reduced
-        for the first time on a communicator. So here C calls C, which does nothing.
+        The callbacks of `mpi4py.MPI.Grequest` take the GIL within MPI, while another thread may
+        hold it and wait for MPI: mpi4py does so when an object is reduced for the first time on
+        a communicator. So the callbacks are a no-op in C here.
         """
         self._pending = True
         if self._mpi is None:
@@ -146,5 +146,5 @@ class TimedWait:
         try:
             if self._pending:
                 self._complete()
-        except MPI.Exception as error:  # the next wait, which could not be ended, raises it
+        except MPI.Exception as error:  # raised by the next wait, which could not be ended
             self._failure = error

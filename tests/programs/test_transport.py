@@ -93,8 +93,8 @@ def test_free_buffers_leave_a_worker_its_memory(passes):
     passes(
         """
         def free_and_limit(dask_worker):
-            from mpidask._transport import fabric as fabrics
-            return fabrics.current().pool.free, dask_worker.memory_manager.memory_limit
+            from mpidask._transport import context as contexts
+            return contexts.current().pool.free, dask_worker.memory_manager.memory_limit
 
         with mpi_dask(transport="mpi", memory_limit="800 MiB") as client:
             one, other = workers(client)

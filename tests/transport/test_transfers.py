@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mpidask._transport.comm import _is_short
-from mpidask._transport.mover import Transfer
+from mpidask._transport.progress import Transfer
 
 PRELUDE = """
 import asyncio, gc, os, signal, time, uuid
@@ -20,7 +20,7 @@ from distributed.comm import CommClosedError, connect, listen
 from distributed.protocol import to_serialize
 from mpi4py import MPI
 from mpidask import _transport
-from mpidask._transport import fabric as fabrics
+from mpidask._transport import context as contexts
 
 world = MPI.COMM_WORLD
 rank = world.Get_rank()
@@ -201,7 +201,7 @@ def test_a_message_of_many_frames(pair):
     )
 
 
-def test_close_sends_what_was_announced(pair):
+def test_close_completes_pending_sends(pair):
     pair(
         """
         async def send(comm):
@@ -223,7 +223,7 @@ def test_close_sends_what_was_announced(pair):
     )
 
 
-def test_close_sends_what_was_announced_though_another_task_reads(pair):
+def test_close_completes_pending_sends_though_another_task_reads(pair):
     pair(
         """
         async def send(comm):
@@ -294,7 +294,7 @@ def test_an_answer_that_cannot_be_read_ends_the_comm_it_was_asked_on(start_pair)
     assert result.status == 0, result.stderr
 
 
-def test_abort_between_announcement_and_transfer(pair):
+def test_abort_between_request_and_transfer(pair):
     pair(
         """
         async def send(one, other):
@@ -320,13 +320,13 @@ def test_what_comes_too_late_meets_no_receive_of_a_later_cluster(pair):
     pair(
         """
         def begin_to_receive():
-            fabric = fabrics.current()
-            buffers = fabric.buffers([100])
-            return fabric.receive(1, buffers), buffers[0]
+            context = contexts.current()
+            buffers = context.allocate([100])
+            return context.progress.receive(1, buffers), buffers[0]
 
         if rank == 0:
             lost, _ = begin_to_receive()
-            fabrics.current().give_up(lost)
+            contexts.current().progress.give_up(lost)
         assert _transport.disable(20)
         _transport.enable(private, job=job, peers={0, 1}, threshold=0)
         if rank == 0:
@@ -403,7 +403,7 @@ def test_a_receiver_out_of_memory_loses_the_comm(pair):
             assert one.closed()
             assert len(await read(other)) == 10**6
 
-        pool = fabrics.current().pool
+        pool = contexts.current().pool
         play(send, receive, number=2)
         """
     )
@@ -425,13 +425,13 @@ def test_a_rank_whose_mpi_fails_goes_on_by_sockets_and_says_so(start_pair):
             await until(comm.closed)
 
         async def receive(comm):
-            mover = fabrics.current()._mover
-            mover._comm, mover._cancel = Broken(), cancel
+            progress = contexts.current().progress
+            progress._comm, progress._cancel = Broken(), cancel
             try:
                 await read(comm)
             except CommClosedError as error:
                 assert "MPI failed" in str(error)
-            await until(lambda: not mover.works)
+            await until(lambda: not progress.usable)
 
         async def run():
             await asyncio.wait_for((send, receive)[rank](*await pairs(1)), 60)
@@ -496,15 +496,15 @@ def test_what_is_sent_without_a_look_at_its_frames(message, short):
 
 
 def test_a_transfer_ends_once_whoever_ends_it():
-    """Its mover and a time-out may do so at a time."""
+    """Its progress thread and a time-out may do so at a time."""
     transfer = Transfer(1, 5, [], receives=True)
     transfer.end()
     transfer.fail(RuntimeError("too late"))
     assert transfer.result(timeout=0) is None
 
 
-def test_who_holds_the_gil_in_mpi_does_not_wait_for_the_mover(start):
-    """Nor the mover for that: mpi4py holds it when it duplicates a communicator for objects."""
+def test_who_holds_the_gil_in_mpi_does_not_wait_for_the_progress_thread(start):
+    """Nor the reverse: mpi4py holds it when it duplicates a communicator for objects."""
     job = start(
         """
         import threading
@@ -566,7 +566,7 @@ def test_memory_is_used_again(pair):
                     used.append(psutil.Process().memory_info().rss)
             await asyncio.gather(*map(one, comms))
             assert max(used[1500:]) - max(used[:500]) < 2**24, used[::100]
-            assert fabrics.current().pool.free <= 2**24
+            assert contexts.current().pool.free <= 2**24
 
         play(send, receive, number=8)
         """,
@@ -589,7 +589,7 @@ def test_no_buffer_of_a_lost_transfer_is_left_to_the_garbage_collector(pair):
                 await read(comm)
             except CommClosedError:
                 pass
-            await until(lambda: not fabrics.current()._mover._active)
+            await until(lambda: not contexts.current().progress._active)
             gc.collect()
             assert not [found for found in gc.garbage if isinstance(found, memoryview)]
             gc.set_debug(0)
@@ -618,8 +618,8 @@ def test_encrypted_streams(pair):
 def test_ranks_of_other_jobs_use_the_stream(pair):
     pair(
         """
-        fabrics.current()._job += str(rank)
-        fabrics.current()._mover.receive = fabrics.current()._mover.send = None
+        contexts.current()._job += str(rank)
+        contexts.current().progress.receive = contexts.current().progress.send = None
 
         async def talk(comm):
             await write(comm, array(10**7, rank))

@@ -1,4 +1,4 @@
-"""Memory for what arrives, used again when the object that was made of it is gone."""
+"""Receive buffers that are reused once the object deserialized from them is gone."""
 
 from __future__ import annotations
 
@@ -7,50 +7,50 @@ import weakref
 
 from distributed.protocol.utils import host_array
 
-#: Bytes below which memory is cheap to get.
+#: Bytes below which memory is cheap to allocate.
 _SMALL = 2**20
 
 
-class Pool:
-    """Buffers whose memory comes back by itself.
+class BufferPool:
+    """Buffers that return to the pool by themselves.
 
     Fresh memory costs a page fault for each page, about as long as the transfer itself. A
-    buffer becomes the memory of the array that arrives, so nobody could hand it back: the
-    end of its life does.
+    buffer becomes the memory of the array that arrives, so no code could hand it back: the
+    finalizer of its owner does.
 
     Parameters
     ----------
     limit : int
-        Most bytes of free memory that are kept.
+        Most bytes of free memory to keep.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._keeps = True
-        # Finalizers run in any thread, also within `take`, where a lock would deadlock. So each
-        # step on it is atomic, without the GIL, too. Making a list of keys is, of items is not,
-        # for it may collect garbage.
+        # Finalizers run in any thread, even within `take`, where a lock would deadlock. So each
+        # operation on this dict is atomic, also without a GIL. Listing keys is atomic; listing
+        # items is not, since it may trigger a garbage collection.
         self._free: dict[int, memoryview] = {}
 
     def take(self, nbytes: int) -> memoryview:
-        """Give a writable buffer of exactly this size."""
+        """Return a writable buffer of exactly this size."""
         if nbytes < _SMALL:
             return host_array(nbytes)
         memory = self._reused(nbytes) or host_array(nbytes)
-        # The owner of the buffer: all views of it keep it alive, and it can be watched.
+        # All views of the buffer keep this owner alive, and it supports weak references.
         owner = (ctypes.c_ubyte * nbytes).from_buffer(memory)
         weakref.finalize(owner, self._give_back, memory).atexit = False
         return memoryview(owner).cast("B")
 
     def keep(self, wanted: bool) -> None:
-        """Keep free memory from now on, or give all of it back and keep none."""
+        """Keep free memory from now on, or release all of it and keep none."""
         self._keeps = wanted
         if not wanted:
             self._shrink()
 
     @property
     def free(self) -> int:
-        """Bytes that are kept."""
+        """Bytes of free memory in the pool."""
         return sum(size for size, _ in self._sizes())
 
     def _sizes(self) -> list[tuple[int, int]]:
