@@ -20,9 +20,8 @@ from mpidask._errors import (
     SchedulerFileError,
     StartupError,
 )
-from mpidask._gang.per_rank import PerRank
 from mpidask._gang.shared import Shared
-from mpidask._gang.submit import submit_mpi
+from mpidask._gang.submit import PerRank, submit_mpi
 
 __all__ = [
     "MPIDaskError",

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from mpidask._errors import MPIDaskError
 from mpidask._gang import pieces, rank
-from mpidask._gang.per_rank import PerRank
 from mpidask._gang.pieces import Piece
-from mpidask._gang.submit import submit_mpi
+from mpidask._gang.submit import PerRank, submit_mpi
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -37,7 +36,7 @@ class Home:
 def _look(name: str) -> Home | None:
     """Tell what this process holds."""
     piece, here = pieces.look(name), rank.current()
-    return None if piece is None else Home(piece, 0 if here is None else here.number)
+    return None if piece is None else Home(piece, 0 if here is None else here.rank)
 
 
 async def homes(client: Client, name: str, expected: Iterable[Piece], *, alone: bool) -> list[Home]:

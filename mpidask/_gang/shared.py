@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from mpidask._errors import MPIDaskError
 from mpidask._gang import handover, pieces
-from mpidask._gang.jobs import job_of
 from mpidask._gang.pieces import Holder, Piece
+from mpidask._gang.protocol import ranks_of as job_of
 from mpidask._mpi import job_exit
 from mpidask._mpi.deadline import Deadline
 from mpidask._mpi.exchange import allgather

@@ -12,6 +12,7 @@ from mpidask._dask.log_level import at_log_level
 from mpidask._dask.spawn import shield_worker_processes
 from mpidask._dask.system import cpu_quota
 from mpidask._dask.worker import uses_nanny
+from mpidask._gang.rank import RankService
 from mpidask._lifecycle.liveness_guard import LivenessGuard
 from mpidask._lifecycle.messages import (
     Cluster,
@@ -31,7 +32,6 @@ from mpidask._lifecycle.messages import (
     StartWorker,
     WorkerStarted,
 )
-from mpidask._lifecycle.rank_gangs import RankGangs
 from mpidask._lifecycle.rank_transport import RankTransport
 from mpidask._lifecycle.roles import Roles
 from mpidask._lifecycle.scheduler_runner import SchedulerRunner
@@ -72,7 +72,7 @@ class Member:
         self._scheduler: SchedulerRunner | None = None
         self._worker: WorkerSupervisor | None = None
         self._transport = RankTransport(comm)
-        self._gangs = RankGangs(comm, roles, options)
+        self._gangs = RankService(comm, roles.workers, options)
         self._tasks: set[asyncio.Task[None]] = set()
         self._guard = LivenessGuard(comm, roles)
         self._unheard: list[asyncio.TimerHandle] = []

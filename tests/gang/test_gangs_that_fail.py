@@ -396,9 +396,9 @@ def test_one_that_nobody_wants_any_more_is_let_go_on(passes, how):
 def test_one_that_is_cancelled_and_does_not_return_is_named(begin):
     result = begin(
         """
-        from mpidask._gang import supervisor
+        from mpidask._gang import scheduler_plugin
 
-        supervisor.WORD_INTERVAL = 0.1
+        scheduler_plugin.WORD_INTERVAL = 0.1
 
         def waits(comm):
             print_once(f"in-{comm.rank}")
@@ -481,14 +481,14 @@ def test_a_member_that_comes_when_its_worker_has_begun_to_close(passes):
     passes(
         """
         def come_late():
-            from mpidask._gang.rank import Rank
-            enter = Rank.enter
+            from mpidask._gang.rank import RankService
+            enter = RankService.enter
             def late(self, key):
-                print_once(f"late-{self.number}")
-                Rank.enter = enter
-                until(lambda: self._closed_by)
+                print_once(f"late-{self.rank}")
+                RankService.enter = enter
+                until(lambda: self._closed_because)
                 return enter(self, key)
-            Rank.enter = late
+            RankService.enter = late
 
         with mpi_dask(nthreads=1) as client:
             client.run(come_late)
