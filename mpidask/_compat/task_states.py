@@ -46,7 +46,10 @@ def _restrict(
 
 
 def reset(scheduler: Scheduler, keys: Iterable[Any]) -> None:
-    """Move tasks back towards ``no-worker``, whether they run, are in memory or have failed."""
+    """Move tasks back towards ``no-worker``, whether they run, are in memory or have failed.
+
+    From some states, one step at a time: repeat it when their states have changed.
+    """
     recommendations: dict[Any, Any] = {}
     for key in keys:
         state = state_of(scheduler, key)

@@ -19,4 +19,6 @@ The tasks of one `submit_mpi` are a *gang*. Dask computes what they depend on, a
 return; the plugin only decides when they start, and sees that all end if one fails. It reads and
 changes task states by `_compat.task_states`; `schedule` has its rules, `protocol` the names that
 all three sides use.
+
+On top of it, a `distributed_array` hands the arrays of ranks (`local_array`) to Dask and back.
 """

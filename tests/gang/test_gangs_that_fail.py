@@ -153,8 +153,8 @@ def test_a_rank_that_lets_no_python_run_ends_the_job(fails):
     assert ", in fails" in last and "ValueError: the cause" in last
 
 
-def test_words_that_are_no_unicode(passes):
-    """Names of files may be so, and stand in exceptions."""
+def test_text_that_is_not_unicode(passes):
+    """Names of files may be such, and appear in exceptions."""
     passes(r"""
         def fails(comm):
             raise FileNotFoundError(os.fsdecode(b"caf\xe9.h5"))
@@ -200,7 +200,7 @@ def test_retries_run_it_again_on_all_ranks(passes):
     passes(
         """
         def attempt(comm, path, fails):
-            "Fail so many times, on one rank after the other; give the number of attempts"
+            "Fail a number of times, on one rank after the other; return the number of attempts"
             for n in range(100):
                 mine = f"{path}-{comm.rank}-{n}"
                 if not os.path.exists(mine):
@@ -477,7 +477,7 @@ def test_client_restart(passes):
 
 
 def test_a_member_that_comes_when_its_worker_has_begun_to_close(passes):
-    """Nobody would tell it to go, or to stop."""
+    """Nobody would tell it to start, or to stop."""
     passes(
         """
         def come_late():

@@ -9,7 +9,7 @@ import threading
 
 import dask
 import pytest
-from distributed import Client, Scheduler, Worker, wait
+from distributed import CancelledError, Client, Scheduler, Worker, wait
 
 from mpidask._compat import task_states
 
@@ -52,6 +52,23 @@ def increase(x):
     return x + 1
 
 
+_may_end = threading.Event()
+
+
+def stay_if_zero(n):
+    return n or _may_end.wait(LIMIT)
+
+
+@contextlib.contextmanager
+def staying():
+    """Let `stay_if_zero` stay within the block."""
+    _may_end.clear()
+    try:
+        yield
+    finally:
+        _may_end.set()
+
+
 async def waiting(scheduler, client, count=2, function=increase, **options):
     """Submit tasks that wait for a host that does not exist."""
     futures = client.map(function, range(count), workers=[NOWHERE], pure=False, **options)
@@ -83,16 +100,17 @@ async def test_assign_sends_tasks_and_restricts_them_again(scheduler, worker, cl
 
 @on_cluster
 async def test_reset_from_any_state(scheduler, worker, client):
-    release = threading.Event()
-    _futures, keys = await waiting(scheduler, client, function=lambda n: n or release.wait(LIMIT))
-    task_states.assign(scheduler, dict.fromkeys(keys, worker.address), NOWHERE)
-    await until(lambda: task_states.state_of(scheduler, keys[1]) == "memory")
-    assert task_states.state_of(scheduler, keys[0]) == "processing"
-    task_states.reset(scheduler, keys)
-    release.set()
+    _futures, keys = await waiting(scheduler, client, function=stay_if_zero)
+    with staying():
+        task_states.assign(scheduler, dict.fromkeys(keys, worker.address), NOWHERE)
+        await until(lambda: task_states.state_of(scheduler, keys[1]) == "memory")
+        assert task_states.state_of(scheduler, keys[0]) == "processing"
+        task_states.reset(scheduler, keys)
     assert states(scheduler, keys) == {"no-worker"}
     task_states.fail(scheduler, keys, error=RuntimeError("failed"))
-    task_states.reset(scheduler, keys)
+    for state in "erred", "released":
+        assert states(scheduler, keys) == {state}
+        task_states.reset(scheduler, keys)
     assert states(scheduler, keys) == {"no-worker"}
 
 
@@ -128,7 +146,7 @@ async def test_cancel_for_all_clients(scheduler, worker, client):
     task_states.cancel(scheduler, [*keys, "unknown"], "why")
     assert states(scheduler, keys) == {""}
     await until(lambda: {future.status for future in futures} == {"cancelled"})
-    with pytest.raises(asyncio.CancelledError, match="why"):
+    with pytest.raises(CancelledError, match="why"):
         await futures[0]
 
 
@@ -197,11 +215,11 @@ async def test_resources(scheduler, worker, client):
 @on_cluster
 async def test_postpone_no_workers_timeout(scheduler, worker, client):
     _futures, keys = await waiting(scheduler, client, 3)
-    scheduler.no_workers_timeout = 0.2
-    for _ in range(5):
-        await asyncio.sleep(0.1)
-        task_states.postpone_no_workers_timeout(scheduler, [*keys[:2], "unknown"])
-        scheduler._check_no_workers()
+    assert scheduler.no_workers_timeout == 3600
+    for task in scheduler.unrunnable:
+        scheduler.unrunnable[task] -= 7200
+    task_states.postpone_no_workers_timeout(scheduler, [*keys[:2], "unknown"])
+    scheduler._check_no_workers()
     assert [task_states.state_of(scheduler, key) for key in keys] == [
         "no-worker",
         "no-worker",
@@ -224,11 +242,9 @@ async def test_a_message_is_not_held_back(scheduler, worker, client):
 
 @on_cluster
 async def test_is_executing(scheduler, worker, client):
-    begun, release = threading.Event(), threading.Event()
-    future = client.submit(lambda: begun.set() or release.wait(LIMIT), key="long")
-    with contextlib.ExitStack() as stack:
-        stack.callback(release.set)
-        await until(begun.is_set)
+    with staying():
+        future = client.submit(stay_if_zero, 0, key="long")
+        await until(lambda: worker.state.executing)
         assert task_states.is_executing(worker, "long")
         assert not task_states.is_executing(worker, "another")
     await future

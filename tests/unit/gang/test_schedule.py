@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from mpidask._gang.schedule import Request, startable
+from mpidask._gang.schedule import Request, shortage, startable
 
 ALL = range(4)
 
@@ -99,3 +99,9 @@ def test_all_start_in_the_end_and_none_is_overtaken_for_ever():
                 del waiting[name]
             assert running, "nothing goes on"
             del running[chance.choice(sorted(running))]
+
+
+def test_ranks_that_a_gang_will_never_have():
+    assert shortage(2, {0, 1, 2}, lost={0}, unfit=set()) == (set(), set())
+    assert shortage(3, {0, 1, 2}, lost={0, 9}, unfit=set()) == ({0}, set())
+    assert shortage(2, {0, 1, 2}, lost={0}, unfit={2, 9}) == ({0}, {2})
