@@ -13,7 +13,7 @@ data here, so all host a worker (exclusive_workers=False).
 import numpy as np
 from mpi4py import MPI
 
-from mpidask import Shared, mpi_dask
+from mpidask import DistributedArray, mpi_dask
 
 POINTS, TIMES, MODES = 100_000, 64, 3
 TONES, LOUDNESS = np.array([1, 2, 5]), np.array([1.0, 0.5, 0.1])
@@ -23,14 +23,14 @@ x = np.array_split(np.linspace(0, 1, POINTS), comm.Get_size())[comm.Get_rank()]
 
 
 def string(times):
-    """Give where this rank's part of the string is: a row for each point."""
+    """Return the positions of this rank's part of the string: a row for each point."""
     shapes = np.sin(np.pi * x[:, np.newaxis] * TONES) * LOUDNESS
     return shapes @ np.cos(np.pi * TONES[:, np.newaxis] * times)
 
 
 # MPI: all ranks make their parts, and the handles.
-motion = Shared(string(np.linspace(0, 2, TIMES)))
-shapes = Shared(None)
+motion = DistributedArray(string(np.linspace(0, 2, TIMES)))
+shapes = DistributedArray(None)
 
 # Dask: the client rank has the whole as one array, whose chunks are those parts.
 with mpi_dask(exit=False, exclusive_workers=False) as client:
@@ -41,7 +41,7 @@ with mpi_dask(exit=False, exclusive_workers=False) as client:
         vectors, values, _ = svd(whole)
         print(f"{whole.shape[0]} points at {whole.shape[1]} times")
         print("singular values:", *(f"{value:.1f}" for value in values[: MODES + 1].compute()))
-        shapes.keep(client, vectors[:, :MODES])
+        shapes.from_dask(client, vectors[:, :MODES])
 
 # MPI again: how much of the string at another time is not in these shapes?
 now = string(np.array([0.77]))

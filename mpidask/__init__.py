@@ -20,11 +20,11 @@ from mpidask._errors import (
     SchedulerFileError,
     StartupError,
 )
-from mpidask._gang.per_rank import PerRank
-from mpidask._gang.shared import Shared
-from mpidask._gang.submit import submit_mpi
+from mpidask._gang.distributed_array import DistributedArray
+from mpidask._gang.submit import PerRank, submit_mpi
 
 __all__ = [
+    "DistributedArray",
     "MPIDaskError",
     "MPITaskError",
     "NotEnoughRanksError",
@@ -39,6 +39,9 @@ __all__ = [
     "mpi_dask_main",
     "submit_mpi",
 ]
+
+#: Another name of `DistributedArray`.
+Shared = DistributedArray
 
 #: The version of this package.
 __version__ = "0.1.0"

@@ -1,7 +1,7 @@
-"""Which gangs may start: the rules, without Dask or MPI.
+"""Which gangs may start on which ranks, and which never will: rules without Dask or MPI.
 
-A rank serves one gang at a time. Gangs start first come, first served. One that waits
-reserves its ranks, so that later ones don't overtake it for ever.
+A rank serves one gang at a time. Gangs start first come, first served, and one that waits
+reserves its ranks, so that later ones can't starve it.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ class Request:
     ----------
     gang : str
     size : int
-        How many.
+        The number of ranks.
     ranks : tuple of int, optional
-        Which, in the order of its members; None: whichever.
-    homes : mapping of int to int
-        Where the choice is open: the ranks that hold the data of members, by their numbers.
+        Which ranks, in the order of the gang's communicator; default: any.
+    preferred : mapping of int to int
+        Where any rank will do: the rank that holds the data of a task, by the task's index.
     unfit : set of int
-        The ranks that don't have the resources it asks for.
+        The ranks whose workers lack the resources that the gang asks for.
     """
 
     gang: str
     size: int
     ranks: tuple[int, ...] | None = None
-    homes: Mapping[int, int] = field(default_factory=dict)
+    preferred: Mapping[int, int] = field(default_factory=dict)
     unfit: Set[int] = frozenset()
 
 
 def startable(
     requests: Iterable[Request], up: Collection[int], busy: Collection[int]
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Yield the gangs that may start now, and their ranks in the order of their members.
+    """Yield the gangs that may start now, each with its ranks in the order of its tasks.
 
     Parameters
     ----------
     requests : iterable of Request
-        Those of the gangs that are ready, in the order in which they came.
+        Those of the gangs that are ready, first come first.
     up : collection of int
         The ranks whose workers run.
     busy : collection of int
@@ -53,22 +53,43 @@ def startable(
         if taken.issuperset(up):
             return
         fit = set(up) - request.unfit
-        ranks = request.ranks or _choice(request, fit, taken)
+        ranks = request.ranks or _choose(request, fit, taken)
         if len(ranks) == request.size and fit.difference(taken).issuperset(ranks):
             yield request.gang, ranks
         taken.update(ranks)
 
 
-def _choice(request: Request, fit: set[int], taken: set[int]) -> tuple[int, ...]:
-    """Choose ranks: those that hold data first, whatever they do now, then those that are free.
+def _choose(request: Request, fit: set[int], taken: set[int]) -> tuple[int, ...]:
+    """Choose ranks that hold data first, even if they are taken, then free ones.
 
     There are fewer than asked for if too few are fit.
     """
     chosen: dict[int, int] = {}
-    for member, rank in request.homes.items():
+    for index, rank in request.preferred.items():
         if rank in fit and rank not in chosen.values():
-            chosen[member] = rank
+            chosen[index] = rank
     others = sorted(fit.difference(chosen.values()), key=lambda rank: (rank in taken, rank))
     fill = iter(sorted(others[: request.size - len(chosen)]))
     ranks = (chosen[n] if n in chosen else next(fill, None) for n in range(request.size))
     return tuple(rank for rank in ranks if rank is not None)
+
+
+def shortage(
+    size: int, wanted: Set[int], lost: Set[int], unfit: Set[int]
+) -> tuple[Set[int], Set[int]]:
+    """Return the lost and the unfit ranks for which a gang can never start; none if it can.
+
+    Parameters
+    ----------
+    size : int
+        The number of ranks it needs,
+    wanted : set of int
+        and those among which they are.
+    lost : set of int
+        The ranks whose workers don't come back.
+    unfit : set of int
+        The ranks whose workers lack the resources that the gang asks for.
+    """
+    if len(wanted - lost - unfit) >= size:
+        return frozenset(), frozenset()
+    return wanted & lost, wanted & unfit

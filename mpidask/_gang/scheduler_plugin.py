@@ -1,38 +1,225 @@
-"""The scheduler's side: what it hears of gangs."""
+"""The scheduler's side of gangs: a plugin that starts their tasks, and ends them, together."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distributed import SchedulerPlugin
+from tornado.ioloop import PeriodicCallback
 
-from mpidask._gang import scheduler_state as tasks
-from mpidask._gang.jobs import PLUGIN, Job
-from mpidask._gang.rank import FAILED, HERE, LEFT, RANK
-from mpidask._gang.records import Gang, Registry
-from mpidask._gang.starter import Starter
-from mpidask._gang.submit import ANNOTATION
-from mpidask._gang.supervisor import Supervisor
+from mpidask._compat import task_states
+from mpidask._compat.task_states import NO_WORKER
+from mpidask._errors import MPITaskError, name_ranks
+from mpidask._gang.execution import can_be_revoked
+from mpidask._gang.protocol import (
+    ANNOTATION,
+    ARRIVED,
+    FAILED,
+    LEFT,
+    PLUGIN,
+    RANK,
+    START,
+    STOP,
+    UNKNOWN_HOST,
+    WorkerRanks,
+)
+from mpidask._gang.schedule import Request, shortage, startable
+from mpidask._log import WORD_INTERVAL, logger
 
 if TYPE_CHECKING:
     from distributed import Scheduler
 
-#: Seconds between looks at what nobody tells of, such as a worker that is paused.
+#: The name under which gangs keep tasks that no client wants from being forgotten.
+_CLIENT = "mpidask-gangs"
+#: Seconds between updates while gangs wait: no event tells that a worker is paused, for example.
 _INTERVAL = 0.1
+#: The number of different tags for creating communicators.
+_TAGS = 10_000
+#: Seconds between ranks that abort the job, so that only one of them reports the reason.
+_ABORT_STAGGER = 2
+
+
+# -- Records. ------------------------------------------------------------------------------
+
+
+@dataclass
+class Assignment:
+    """A task that was assigned to the worker of a rank."""
+
+    key: Any
+    rank: int
+    worker: str
+    #: Identifies the execution there; empty until a thread has taken the task up.
+    token: str = ""
+    #: Whether the function has raised.
+    failed: bool = False
+    #: How the execution ended: "returned", "failed", "stopped", or "lost" with its worker.
+    outcome: str = ""
+
+    @property
+    def is_executing(self) -> bool:
+        return bool(self.token) and not self.outcome
+
+
+@dataclass
+class Run:
+    """One attempt to run a gang."""
+
+    #: For creating its communicator.
+    tag: int
+    #: In the order of the communicator.
+    assignments: list[Assignment]
+    #: Whether the ranks were told to start.
+    started: bool = False
+    #: Why it can't end well.
+    broken: str = ""
+    #: What the ranks were told: 0, nothing; 1, to stop; 2, to stop or abort the job.
+    stop_level: int = 0
+    #: Whether it continues although it was cancelled.
+    cancelled: bool = False
+
+    @property
+    def can_start(self) -> bool:
+        all_here = all(each.is_executing for each in self.assignments)
+        return all_here and not (self.started or self.broken)
+
+    @property
+    def has_lost_ranks(self) -> bool:
+        """Whether some ranks may wait in MPI for one that has failed or gone."""
+        return self.started and any(
+            each.failed or each.outcome not in ("", "returned") for each in self.assignments
+        )
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no thread executes it, and none will."""
+        if self.broken:
+            return not self.executing
+        return all(each.outcome for each in self.assignments)
+
+    @property
+    def executing(self) -> list[Assignment]:
+        return [each for each in self.assignments if each.is_executing]
+
+    def find_breakage(self, states: Mapping[Any, str]) -> str:
+        """Return why it can't end well, given the states of its tasks; "" if it can."""
+        unexpected = set(states.values()) - {"processing", "memory"}
+        if not unexpected:
+            return ""
+        if lost := [each.rank for each in self.assignments if each.outcome == "lost"]:
+            return f"the worker of {name_ranks(lost)} was lost"
+        if "" in unexpected:
+            return "" if self._ends_by_itself else "it was cancelled"
+        return "one of its tasks failed" if "erred" in unexpected else "a worker was lost"
+
+    @property
+    def _ends_by_itself(self) -> bool:
+        """Whether it may continue after it was cancelled, as plain tasks do.
+
+        Interrupting some ranks would leave others in MPI for ever, unless a revoked
+        communicator wakes them.
+        """
+        return self.started and not self.has_lost_ranks and not can_be_revoked()
+
+
+@dataclass(eq=False)
+class Gang:
+    """The tasks of one call of `submit_mpi`."""
+
+    name: str
+    #: Gangs start in this order.
+    number: int
+    #: Of its tasks, in the order of its communicator.
+    keys: list[Any]
+    #: Those asked for; None: any.
+    ranks: tuple[int, ...] | None
+    #: The current one.
+    run: Run | None = None
+    #: Whether a run has ended well.
+    done: bool = False
+
+
+class Gangs:
+    """All gangs of the cluster."""
+
+    def __init__(self) -> None:
+        self._numbers = itertools.count()
+        self.by_name: dict[str, Gang] = {}
+        #: By the keys of their tasks.
+        self.by_key: dict[Any, Gang] = {}
+        #: Ordered sets: gangs that wait for ranks; that have a run; whose tasks are all kept while
+        #: one is wanted.
+        self.ready: dict[Gang, None] = {}
+        self.running: dict[Gang, None] = {}
+        self.held: dict[Gang, None] = {}
+        #: The workers of executions that no run expects, by token.
+        self.strays: dict[str, str] = {}
+
+    def add(self, annotations: Iterable[Mapping[str, Any]]) -> Iterator[Gang]:
+        """Add gangs from the annotations of their tasks, and yield the new ones."""
+        for annotation in annotations:
+            name, ranks = annotation["gang"], annotation["ranks"]
+            if name not in self.by_name:
+                keys = [(name, index) for index in range(annotation["size"])]
+                listed = None if isinstance(ranks, int) else tuple(ranks)
+                gang = Gang(name, next(self._numbers), keys, listed)
+                self.by_name[name] = gang
+                self.by_key.update(dict.fromkeys(keys, gang))
+                yield gang
+
+    def forget(self, gang: Gang) -> None:
+        """Forget a gang without tasks."""
+        if self.by_name.get(gang.name) is gang:
+            del self.by_name[gang.name]
+            for key in gang.keys:
+                del self.by_key[key]
+
+    def forget_all(self) -> None:
+        """Forget all gangs, except that their ranks are busy until their runs are over."""
+        for those in (self.by_name, self.by_key, self.ready, self.held):
+            those.clear()
+
+    def on_worker(self, worker: str) -> Iterator[tuple[Gang, Run, Assignment]]:
+        """Yield the assignments to a worker."""
+        for gang in list(self.running):
+            if (run := gang.run) is not None:
+                yield from ((gang, run, each) for each in run.assignments if each.worker == worker)
+
+    def busy(self, workers: Mapping[int, str]) -> set[int]:
+        """Return the ranks that are in a gang; `workers` has those of ranks."""
+        strays = set(self.strays.values())
+        busy = {rank for rank, worker in workers.items() if worker in strays}
+        for run in (gang.run for gang in self.running):
+            assert run is not None
+            busy |= {each.rank for each in (run.executing if run.broken else run.assignments)}
+        return busy
+
+
+# -- The plugin. ---------------------------------------------------------------------------
 
 
 class GangPlugin(SchedulerPlugin):
-    """Takes note of what clients, workers and tasks do, and looks after the gangs then.
+    """Takes gangs from their submission to a common end.
+
+    It is level-triggered: hooks only record what they hear and mark gangs for an update, which
+    decides by current states, since transitions arrive in any order, and several at once.
 
     Parameters
     ----------
     scheduler : distributed.Scheduler
-    job : Job
-    grace, startup_timeout : float
+    ranks : WorkerRanks
+    grace : float
+        Seconds that ranks have to end when others have, and that a gang waits for a rank whose
+        worker is gone.
+    startup_timeout : float
+        Seconds that a gang waits for a rank whose worker never came.
     abort : callable
-        As for `Supervisor` and `Starter`.
+        Ends the job, given the reason.
     """
 
     name = PLUGIN
@@ -40,131 +227,318 @@ class GangPlugin(SchedulerPlugin):
     def __init__(
         self,
         scheduler: Scheduler,
-        job: Job,
+        ranks: WorkerRanks,
         grace: float,
         startup_timeout: float,
         abort: Callable[[str], None],
     ) -> None:
-        self.job = job
+        self.ranks = ranks
         self._scheduler = scheduler
-        self._gangs = Registry()
-        self._supervisor = Supervisor(scheduler, self._gangs, grace, abort)
-        self._starter = Starter(scheduler, self._gangs, job, grace, startup_timeout)
-        self._dirty: dict[Gang, None] = {}
-        self._next_look: asyncio.Handle | None = None
-        said: dict[str, Any] = {HERE: self._here, FAILED: self._failed, LEFT: self._left}
-        scheduler.stream_handlers |= said
-        tasks.call_before_release(scheduler, self._before_release)
-        tasks.call_before_retry(scheduler, self._before_retry)
+        self._grace = grace
+        self._abort = abort
+        self._gangs = Gangs()
+        self._runs = itertools.count()
+        self._workers: dict[int, str] = {}
+        self._gone_at = dict.fromkeys(ranks.ranks, time.monotonic() + startup_timeout - grace)
+        self._marked: dict[Gang, None] = {}
+        self._update_is_due = False
+        self._updates = PeriodicCallback(self._update, 1000 * _INTERVAL)
+        handlers: dict[str, Any] = {ARRIVED: self._arrived, FAILED: self._failed, LEFT: self._left}
+        scheduler.stream_handlers |= handlers
+        task_states.call_before_release(scheduler, self._before_release)
+        task_states.call_before_retry(scheduler, self._before_retry)
 
-    # -- The scheduler, of clients and tasks. ----------------------------------------------
+    # -- Events: clients and tasks. --------------------------------------------------------
 
     def update_graph(self, scheduler: Scheduler, **kwargs: Any) -> None:
-        """Take note of new gangs."""
+        """Add new gangs."""
         for gang in self._gangs.add(kwargs["annotations"].get(ANNOTATION, {}).values()):
-            self._touch(gang)
+            self._mark(gang)
 
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
-        """Look at a gang of which a task has a new state."""
-        if (gang := self._gangs.of(key)) is not None:
-            self._touch(gang)
+        """Update the gang of a task."""
+        if (gang := self._gangs.by_key.get(key)) is not None:
+            self._mark(gang)
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
-        """Look whether somebody else wants the gangs of a client that has gone."""
-        for gang in self._gangs:
-            self._touch(gang)
+        """Update all gangs: this client may have been the only one that wants them."""
+        for gang in self._gangs.by_name.values():
+            self._mark(gang)
 
     def restart(self, scheduler: Scheduler) -> None:
         """Forget all gangs, as the scheduler forgets all tasks."""
-        self._gangs.clear()
+        self._gangs.forget_all()
         for gang in self._gangs.running:
-            self._touch(gang)
+            self._mark(gang)
 
     def _before_release(self, keys: Iterable[Any]) -> None:
-        for gang in dict.fromkeys(map(self._gangs.of, keys)):
+        for gang in dict.fromkeys(map(self._gangs.by_key.get, keys)):
             if gang is not None:
-                self._supervisor.hold(gang)
-                self._touch(gang)
+                self._hold(gang)
+                self._mark(gang)
 
     def _before_retry(self, keys: Iterable[Any]) -> Iterator[Any]:
-        """Retry all tasks of a gang that has failed, and none of one that runs again."""
+        """Retry all tasks of a gang that has failed, and none of one that runs again already."""
         for key in keys:
-            gang = self._gangs.of(key)
+            gang = self._gangs.by_key.get(key)
             if gang is None:
                 yield key
             else:
-                yield from (
-                    each for each in gang.keys if tasks.state_of(self._scheduler, each) == "erred"
-                )
+                yield from (each for each, state in self._states(gang).items() if state == "erred")
 
-    # -- The scheduler, of workers; and these themselves. ----------------------------------
+    # -- Events: workers, and messages of theirs. ------------------------------------------
 
     def add_worker(self, scheduler: Scheduler, worker: str) -> None:
-        """Take note of the worker of a rank; it is not running yet."""
+        """Record the worker of a rank; it is not running yet."""
         rank = scheduler.workers[worker].extra.get(RANK)
         if rank is not None:
-            self._starter.add(rank, worker)
-            self._look_soon()
+            self._workers[rank] = worker
+            self._gone_at.pop(rank, None)
+            self._update_soon()
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
-        """Take all members on a worker for gone."""
-        self._starter.remove(worker)
+        """Record that a worker is gone, and all that it executed."""
+        for rank in [rank for rank, address in self._workers.items() if address == worker]:
+            del self._workers[rank]
+            self._gone_at[rank] = time.monotonic()
         strays = self._gangs.strays
         self._gangs.strays = {token: at for token, at in strays.items() if at != worker}
-        for gang, _, member in self._gangs.members_on(worker):
-            member.left = member.left or "gone"
-            self._touch(gang)
+        for gang, _, assignment in self._gangs.on_worker(worker):
+            assignment.outcome = assignment.outcome or "lost"
+            self._mark(gang)
 
-    def _here(self, worker: str, key: Any, token: str) -> None:
-        if worker not in self._scheduler.workers:  # its last words
+    def _arrived(self, worker: str, key: Any, token: str) -> None:
+        if worker not in self._scheduler.workers:  # removed before its last messages came
             return
-        for gang, run, member in self._gangs.members_on(worker):
-            if gang is self._gangs.of(key) and not member.token and not run.broken:
-                member.token = token
-                self._touch(gang)
+        for gang, run, assignment in self._gangs.on_worker(worker):
+            if gang is self._gangs.by_key.get(key) and not (assignment.token or run.broken):
+                assignment.token = token
+                self._mark(gang)
                 return
         self._gangs.strays[token] = worker
-        self._supervisor.stop(worker, token, "it is not wanted any more", None)
+        self._stop(worker, token, "it is not wanted any more")
 
-    def _failed(self, worker: str, key: Any, token: str, why: str) -> None:
-        for gang, run, member in self._gangs.members_on(worker):
-            if member.token == token:
-                member.failed = True
-                run.broken = run.broken or why
-                self._touch(gang)
+    def _failed(self, worker: str, key: Any, token: str, reason: str) -> None:
+        for gang, run, assignment in self._gangs.on_worker(worker):
+            if assignment.token == token:
+                assignment.failed = True
+                run.broken = run.broken or reason
+                self._mark(gang)
 
-    def _left(self, worker: str, key: Any, token: str, how: str) -> None:
+    def _left(self, worker: str, key: Any, token: str, outcome: str) -> None:
         self._gangs.strays.pop(token, None)
-        for gang, _, member in self._gangs.members_on(worker):
-            if member.token == token:
-                member.left = how
-                self._touch(gang)
-        self._look_soon()
+        for gang, _, assignment in self._gangs.on_worker(worker):
+            if assignment.token == token:
+                assignment.outcome = outcome
+                self._mark(gang)
+        self._update_soon()
 
-    # -- Looking after them, when all that happens at a time has happened. -----------------
+    # -- Updates, once for all events that come at a time. ---------------------------------
 
-    def _touch(self, gang: Gang) -> None:
-        self._dirty[gang] = None
-        self._look_soon()
+    def _mark(self, gang: Gang) -> None:
+        self._marked[gang] = None
+        self._update_soon()
 
-    def _look_soon(self, delay: float = 0) -> None:
-        if delay == 0 and isinstance(self._next_look, asyncio.TimerHandle):
-            self._next_look.cancel()
-            self._next_look = None
-        if self._next_look is None:
-            loop = asyncio.get_running_loop()
-            look = loop.call_soon(self._look) if delay == 0 else loop.call_later(delay, self._look)
-            self._next_look = look
+    def _update_soon(self) -> None:
+        if not self._update_is_due:
+            self._update_is_due = True
+            asyncio.get_running_loop().call_soon(self._update)
 
-    def _look(self) -> None:
-        self._next_look = None
-        self._dirty |= self._gangs.held
-        while self._dirty:
-            gang = next(iter(self._dirty))
-            del self._dirty[gang]
-            self._supervisor.settle(gang)
-        self._starter.start_gangs()
-        ready = self._gangs.ready
-        tasks.keep_waiting(self._scheduler, (key for gang in ready for key in gang.keys))
-        if ready or self._gangs.held:
-            self._look_soon(_INTERVAL)
+    def _update(self) -> None:
+        self._update_is_due = False
+        self._marked |= self._gangs.held
+        while self._marked:  # transitions mark others meanwhile
+            gang = next(iter(self._marked))
+            del self._marked[gang]
+            self._update_gang(gang)
+        self._start_gangs()
+        waiting = (key for gang in self._gangs.ready for key in gang.keys)
+        task_states.postpone_no_workers_timeout(self._scheduler, waiting)
+        if not (self._gangs.ready or self._gangs.held):
+            self._updates.stop()
+        elif not self._updates.is_running():
+            self._updates.start()
+
+    def _update_gang(self, gang: Gang) -> None:
+        if gang.run is not None:
+            self._update_run(gang, gang.run, self._states(gang))
+        self._gangs.ready.pop(gang, None)
+        self._drop_hold(gang)
+        states = self._states(gang)
+        if not any(states.values()):
+            self._gangs.forget(gang)
+        elif gang.run is None and "processing" not in states.values():
+            self._prepare(gang, states)
+
+    def _states(self, gang: Gang) -> dict[Any, str]:
+        if self._gangs.by_name.get(gang.name) is not gang:  # its tasks may be another's by now
+            return dict.fromkeys(gang.keys, "")
+        return {key: task_states.state_of(self._scheduler, key) for key in gang.keys}
+
+    # -- All tasks of a gang are kept while one is wanted, until a run has ended well. -----
+
+    def _hold(self, gang: Gang) -> None:
+        if not gang.done and gang not in self._gangs.held:
+            self._gangs.held[gang] = None
+            task_states.add_interest(self._scheduler, gang.keys, _CLIENT)
+
+    def _drop_hold(self, gang: Gang) -> None:
+        if gang in self._gangs.held and (gang.done or not self._is_wanted(gang)):
+            del self._gangs.held[gang]
+            task_states.drop_interest(self._scheduler, gang.keys, _CLIENT)
+
+    def _is_wanted(self, gang: Gang) -> bool:
+        return any(
+            task_states.is_wanted(self._scheduler, key, except_by=_CLIENT) for key in gang.keys
+        )
+
+    # -- A gang that runs. -----------------------------------------------------------------
+
+    def _update_run(self, gang: Gang, run: Run, states: dict[Any, str]) -> None:
+        run.broken = run.broken or run.find_breakage(states)
+        if run.broken:
+            self._stop_run(gang, run, states)
+        elif run.can_start:
+            self._start_run(run)
+        elif "" in states.values() and not run.cancelled:
+            run.cancelled = True
+            self._cancel(gang, states)
+            self._notify_later(gang.name, run)
+        if run.is_over:
+            gang.run, gang.done = None, not run.broken
+            self._gangs.running.pop(gang, None)
+
+    def _start_run(self, run: Run) -> None:
+        run.started = True
+        ranks = tuple(each.rank for each in run.assignments)
+        for each in run.assignments:
+            message = {"op": START, "token": each.token, "ranks": ranks, "tag": run.tag}
+            task_states.send_at_once(self._scheduler, each.worker, message)
+
+    def _stop_run(self, gang: Gang, run: Run, states: dict[Any, str]) -> None:
+        stuck_in_mpi = run.has_lost_ranks
+        if run.stop_level < 1 + stuck_in_mpi:
+            run.stop_level = 1 + stuck_in_mpi
+            for index, each in enumerate(run.executing):
+                grace = self._grace + _ABORT_STAGGER * index if stuck_in_mpi else None
+                self._stop(each.worker, each.token, run.broken, grace)
+            if stuck_in_mpi:
+                grace = self._grace + _ABORT_STAGGER * (len(run.executing) + 1)
+                asyncio.get_running_loop().call_later(grace, self._abort_if_stuck, gang.name, run)
+        never_begun = [each.key for each in run.assignments if not each.token]
+        processing = [key for key in never_begun if states[key] == "processing"]
+        task_states.reset(self._scheduler, processing)
+
+    def _stop(self, worker: str, token: str, reason: str, grace: float | None = None) -> None:
+        """Tell a worker to stop an execution, and to abort the job after `grace` seconds."""
+        message = {"op": STOP, "token": token, "reason": reason, "grace": grace}
+        self._scheduler.worker_send(worker, message)
+
+    def _abort_if_stuck(self, name: str, run: Run) -> None:
+        """Abort the job for ranks that can't do so themselves, as they let no Python run."""
+        if stuck := [each.rank for each in run.executing]:
+            self._abort(
+                f"{name} can't go on, and {name_ranks(stuck)} can't leave it, for "
+                f"{self._grace:g} s now (mpi_task_grace): {run.broken}"
+            )
+
+    def _notify_later(self, name: str, run: Run) -> None:
+        asyncio.get_running_loop().call_later(WORD_INTERVAL, self._notify, name, run)
+
+    def _notify(self, name: str, run: Run) -> None:
+        if not (run.is_over or run.broken):
+            logger.info(
+                "%s was cancelled, but still runs on %s, which can run no other function of "
+                "submit_mpi until it returns",
+                name,
+                name_ranks(each.rank for each in run.executing),
+            )
+            self._notify_later(name, run)
+
+    # -- A gang that does not run: all its tasks meet in no-worker, or share one's failure. -
+
+    def _prepare(self, gang: Gang, states: dict[Any, str]) -> None:
+        waiting = [key for key, state in states.items() if state == NO_WORKER]
+        elsewhere = [key for key, state in states.items() if state in ("memory", "released")]
+        erred = next((key for key, state in states.items() if state == "erred"), None)
+        if erred is not None:
+            task_states.fail(self._scheduler, waiting, like=erred)
+            task_states.reset(self._scheduler, elsewhere)
+        elif "" in states.values():
+            self._give_up(gang, states)
+        elif len(waiting) == len(states):
+            self._gangs.ready[gang] = None
+        elif waiting:  # results were lost: all ranks run again
+            task_states.reset(self._scheduler, elsewhere)
+
+    def _give_up(self, gang: Gang, states: dict[Any, str]) -> None:
+        """End a gang some of whose tasks are forgotten."""
+        reason = f"{gang.name} was cancelled"
+        if gang.done:
+            reason = (
+                f"results of {gang.name} were lost with their worker, and it can't run again: "
+                "futures of its other ranks were released. Keep all of them as long as one "
+                "is needed"
+            )
+        else:
+            self._cancel(gang, states)
+        waiting = [key for key, state in self._states(gang).items() if state == NO_WORKER]
+        task_states.fail(self._scheduler, waiting, error=MPITaskError(reason))
+
+    def _cancel(self, gang: Gang, states: dict[Any, str]) -> None:
+        """Cancel the other tasks of a gang of which one was cancelled."""
+        left = [key for key, state in states.items() if state]
+        task_states.cancel(self._scheduler, left, f"{gang.name} was cancelled")
+
+    # -- Gangs that are ready start, or fail if they never can. ----------------------------
+
+    def _start_gangs(self) -> None:
+        if not self._gangs.ready:
+            return
+        running = {worker.address for worker in self._scheduler.running}
+        up = {rank: worker for rank, worker in self._workers.items() if worker in running}
+        in_order = sorted(self._gangs.ready, key=lambda gang: gang.number)
+        busy = self._gangs.busy(self._workers)
+        for name, ranks in startable(map(self._request, in_order), up, busy):
+            self._assign(self._gangs.by_name[name], {rank: up[rank] for rank in ranks})
+        self._fail_hopeless()
+
+    def _request(self, gang: Gang) -> Request:
+        preferred = {}
+        if gang.ranks is None:
+            ranks = {worker: rank for rank, worker in self._workers.items()}
+            preferred = task_states.ranks_with_data(self._scheduler, gang.keys, ranks)
+        return Request(gang.name, len(gang.keys), gang.ranks, preferred, self._unfit(gang))
+
+    def _unfit(self, gang: Gang) -> set[int]:
+        """Return the ranks whose workers lack the resources that a gang asks for."""
+        asked = task_states.resources_of(self._scheduler, gang.keys[0])
+        workers = self._workers.items() if asked else ()
+        return {rank for rank, at in workers if not task_states.offers(self._scheduler, at, asked)}
+
+    def _assign(self, gang: Gang, workers: Mapping[int, str]) -> None:
+        del self._gangs.ready[gang]
+        assigned = zip(gang.keys, workers.items(), strict=True)
+        assignments = [Assignment(key, rank, worker) for key, (rank, worker) in assigned]
+        gang.run = Run(next(self._runs) % _TAGS, assignments)
+        self._gangs.running[gang] = None
+        task_states.share_retries(self._scheduler, gang.keys)
+        places = {each.key: each.worker for each in assignments}
+        task_states.assign(self._scheduler, places, UNKNOWN_HOST)
+
+    def _fail_hopeless(self) -> None:
+        limit = time.monotonic() - self._grace
+        lost = {rank for rank, since in self._gone_at.items() if since < limit}
+        for gang in list(self._gangs.ready):
+            wanted = set(gang.ranks or self.ranks.ranks)
+            missing, unfit = shortage(len(gang.keys), wanted, lost, self._unfit(gang))
+            reasons = []
+            if missing:
+                time_out = f"for {self._grace:g} s now (mpi_task_grace)"
+                reasons.append(f"no worker on {name_ranks(missing)}, {time_out}")
+            if unfit:
+                asked = task_states.resources_of(self._scheduler, gang.keys[0])
+                reasons.append(f"its resources {asked} are not to be had on {name_ranks(unfit)}")
+            if reasons:
+                error = MPITaskError(f"{gang.name} can't run: {'; '.join(reasons)}")
+                task_states.fail(self._scheduler, gang.keys, error=error)

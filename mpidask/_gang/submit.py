@@ -1,25 +1,66 @@
-"""The client's side: a function becomes one task for each rank."""
+"""The client's side of gangs: `submit_mpi` makes one task of a function for each rank."""
 
 from __future__ import annotations
 
 import inspect
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mpidask._errors import NotEnoughRanksError
-from mpidask._gang.jobs import Job, job_of
-from mpidask._gang.per_rank import PerRank, piece
+from mpidask._gang.protocol import ANNOTATION, UNKNOWN_HOST, WorkerRanks, ranks_of
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-#: Members wait in the scheduler, since their tasks are restricted to this host, which isn't.
-HOLD = "mpidask-waits-for-its-ranks"
-#: The annotation by which the scheduler's plugin knows members.
-ANNOTATION = "mpidask"
-#: Before other tasks that wait in a worker: the other members wait with theirs.
+#: Before other tasks that wait for a thread of the worker: the other ranks of the gang wait, too.
 _PRIORITY = 1
+
+
+class PerRank:
+    """An argument of `submit_mpi` of which each rank gets its own piece.
+
+    Parameters
+    ----------
+    pieces : iterable
+        One for each rank, in the order of the ranks. They may be futures.
+
+    Raises
+    ------
+    TypeError
+        If `pieces` is a Dask collection, whose rows or elements would be taken one by one.
+
+    Examples
+    --------
+    >>> from mpidask import PerRank
+    >>> PerRank([10, 20])
+    PerRank([10, 20])
+    """
+
+    def __init__(self, pieces: Iterable[Any]) -> None:
+        from dask.base import is_dask_collection
+
+        if is_dask_collection(pieces):
+            raise TypeError(
+                "PerRank takes one piece for each rank, not a collection: give the futures of its "
+                "chunks, PerRank(distributed.futures_of(x.persist()))"
+            )
+        self._pieces = list(pieces)
+
+    def __len__(self) -> int:
+        return len(self._pieces)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._pieces)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "PerRank is an argument of submit_mpi itself: it can't be inside another one, nor be "
+            "sent to plain tasks"
+        )
+
+    def __repr__(self) -> str:
+        return f"PerRank({self._pieces!r})"
 
 
 def submit_mpi(
@@ -94,40 +135,36 @@ def submit_mpi(
 
     _check_function(func)
     client = client or get_client()
-    job = job_of(client)
-    wanted = _wanted(ranks, _pieces([*args, *kwargs.values()]), job)
+    available = ranks_of(client)
+    wanted = _wanted(ranks, _pieces([*args, *kwargs.values()]), available)
     size = wanted if isinstance(wanted, int) else len(wanted)
-    # Else the same key for another number of ranks would be one gang, of which some have ended.
+    # With its size: the same key for another number of ranks must be another gang.
     name = f"{key}-{size}" if key else f"mpi-{_name(func)}-{uuid.uuid4().hex}"
-    each = range(size)
+    keys = [(name, n) for n in range(size)]
     calls: list[list[Any]] = [
         [func] * size,
-        [{name: piece(value, n) for name, value in kwargs.items()} for n in each],
-        *([piece(argument, n) for n in each] for argument in args),
+        [{word: _piece(value, n) for word, value in kwargs.items()} for n in range(size)],
+        *([_piece(argument, n) for n in range(size)] for argument in args),
     ]
-    keys = [(name, n) for n in each]
-    return _submit(client, job, calls, keys, wanted, retries)
+    if available.is_mpi:
+        annotations = {ANNOTATION: {"gang": name, "size": size, "ranks": wanted}}
+    else:
+        annotations = {}
+    return _map(client, calls, annotations, key=keys, pure=False, retries=retries)
 
 
-def _submit(
-    client: Client,
-    job: Job,
-    calls: Sequence[list[Any]],
-    keys: list[tuple[str, int]],
-    wanted: int | tuple[int, ...],
-    retries: int | None,
+def _map(
+    client: Client, calls: Sequence[list[Any]], annotations: dict[str, Any], **options: Any
 ) -> list[Future[Any]]:
     from dask import annotate  # type: ignore[attr-defined]
 
-    from mpidask._gang import member
+    from mpidask._gang import rank
 
-    arguments: dict[str, Any] = {"key": keys, "pure": False, "retries": retries}
-    if not job.is_mpi:
-        return list(client.map(member.run_alone, *calls, **arguments))
-    gang = {"gang": keys[0][0], "size": len(keys), "ranks": wanted}
-    with annotate(**{ANNOTATION: gang}, allow_other_workers=False):
-        mapped = client.map(member.run, *calls, workers=[HOLD], priority=_PRIORITY, **arguments)
-    return list(mapped)
+    if not annotations:
+        return list(client.map(rank.run_alone, *calls, **options))
+    with annotate(**annotations, allow_other_workers=False):
+        options |= {"workers": [UNKNOWN_HOST], "priority": _PRIORITY}
+        return list(client.map(rank.run, *calls, **options))
 
 
 def _check_function(func: Any) -> None:
@@ -143,19 +180,25 @@ def _name(func: Callable[..., Any]) -> str:
     return str(funcname(func))
 
 
+def _piece(argument: Any, index: int) -> Any:
+    """Return what one rank gets of an argument."""
+    return argument._pieces[index] if isinstance(argument, PerRank) else argument
+
+
 def _pieces(arguments: Sequence[Any]) -> int | None:
-    """Give the number of pieces that the arguments have, if there is a `PerRank`."""
+    """Return the number of pieces of the arguments, if there is a `PerRank` among them."""
     sizes = {len(argument) for argument in arguments if isinstance(argument, PerRank)}
     if len(sizes) > 1:
         raise ValueError(f"PerRank with different numbers of pieces: {sorted(sizes)}")
     return sizes.pop() if sizes else None
 
 
-def _wanted(ranks: Any, pieces: int | None, job: Job) -> int | tuple[int, ...]:
-    """Check the ranks asked for, and give their number, or which."""
-    there = f"workers on {len(job.ranks)} rank{'s' * (len(job.ranks) > 1)}"
+def _wanted(ranks: Any, pieces: int | None, available: WorkerRanks) -> int | tuple[int, ...]:
+    """Check the ranks asked for, and return which, or how many."""
+    count = len(available.ranks)
+    there = f"workers on {count} rank{'s' * (count > 1)}"
     if ranks is None:
-        ranks = job.ranks if pieces is None else pieces
+        ranks = available.ranks if pieces is None else pieces
     if hasattr(ranks, "tolist"):  # of numpy
         ranks = ranks.tolist()
     if not isinstance(ranks, Iterable):
@@ -165,14 +208,14 @@ def _wanted(ranks: Any, pieces: int | None, job: Job) -> int | tuple[int, ...]:
         size = len(ranks)
         if len(set(ranks)) < size:
             raise ValueError(f"ranks {ranks} has one twice")
-        if strangers := sorted(set(ranks) - set(job.ranks)):
+        if strangers := sorted(set(ranks) - set(available.ranks)):
             raise ValueError(
-                f"ranks {strangers} host no worker of this job: it has {there} {job.ranks}"
+                f"ranks {strangers} host no worker of this job: it has {there} {available.ranks}"
             )
     if size < 1:
         raise ValueError("a function needs one rank or more")
-    if size > len(job.ranks):
-        there = there if job.is_mpi else "one rank: it is no MPI job of mpidask's"
+    if size > count:
+        there = there if available.is_mpi else "one rank: it is no MPI job of mpidask's"
         raise NotEnoughRanksError(f"{size} ranks are asked for, and this cluster has {there}")
     if pieces is not None and pieces != size:
         raise ValueError(f"a PerRank has {pieces} pieces for {size} ranks")

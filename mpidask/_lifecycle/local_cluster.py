@@ -18,7 +18,7 @@ from mpidask._dask.scheduler import (
     start_monitor,
 )
 from mpidask._dask.worker import worker_class
-from mpidask._gang import jobs
+from mpidask._gang import protocol
 from mpidask._lifecycle import single_use
 from mpidask._lifecycle.signals import Interrupt, raise_as_python_would
 from mpidask._log import logger
@@ -57,7 +57,7 @@ def local_cluster(options: Options, interrupt: Interrupt) -> Iterator[Cluster]:
                 found.address,
                 _dashboard_suffix(found),
             )
-            jobs.remember(found.address, jobs.ALONE)
+            protocol.remember(found.address, protocol.NO_MPI_JOB)
             with (
                 scheduler_file.written(options.scheduler_file, cluster.scheduler, found),
                 _monitored(options, cluster),

@@ -13,6 +13,7 @@ from mpidask._dask.log_level import at_log_level
 from mpidask._dask.spawn import shield_worker_processes
 from mpidask._dask.system import cpu_quota
 from mpidask._dask.worker import uses_nanny
+from mpidask._gang.rank import RankService
 from mpidask._lifecycle.liveness import LivenessGuard
 from mpidask._lifecycle.messages import (
     Cluster,
@@ -33,7 +34,6 @@ from mpidask._lifecycle.messages import (
     TransportMeasured,
     WorkerStarted,
 )
-from mpidask._lifecycle.rank_gangs import RankGangs
 from mpidask._lifecycle.roles import Roles
 from mpidask._lifecycle.servers import SchedulerRunner, WorkerSupervisor, root_cause
 from mpidask._mpi import launcher
@@ -88,7 +88,7 @@ class Member:
         self._worker: WorkerSupervisor | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._guard = LivenessGuard(comm, roles)
-        self._gangs = RankGangs(comm, roles, options, self._guard.end_job)
+        self._gangs = RankService(comm, roles.workers, options, self._guard.end_job)
         self._unheard: list[asyncio.TimerHandle] = []
         self._uses_mpi = False
         self._ending = False

@@ -9,13 +9,12 @@ import socket
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
-from mpidask._gang import jobs
+from mpidask._gang import protocol
 from mpidask._lifecycle import signals, single_use
 from mpidask._lifecycle.handshake import Handshake
 from mpidask._lifecycle.leader import Leader, end_job
 from mpidask._lifecycle.member import REPORT_GRACE, Member
 from mpidask._lifecycle.messages import Cluster, End
-from mpidask._lifecycle.rank_gangs import job_of
 from mpidask._lifecycle.roles import Roles
 from mpidask._log import logger
 from mpidask._mpi import exit_blockers, job_exit
@@ -146,7 +145,8 @@ class MPICluster:
         serving.add_done_callback(self._leader.give_up_if_failed)
         cluster = await self._leader.start(self._handshake.deadline)
         if cluster is not None:
-            jobs.remember(cluster.address, job_of(self._roles, self._options))
+            ranks = protocol.worker_ranks(self._roles.workers, self._options)
+            protocol.remember(cluster.address, ranks)
         return cluster
 
     def wait_until_over(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 from mpidask._errors import MPIDaskError
-from mpidask._gang import jobs
+from mpidask._gang import protocol
 from mpidask._log import logger
 
 _inside = False
@@ -57,4 +57,4 @@ def ended(*, left: bool) -> None:
     global _inside, _left
     _inside = False
     _left = _left or left
-    jobs.forget()
+    protocol.forget()

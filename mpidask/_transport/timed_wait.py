@@ -1,8 +1,8 @@
 """Wait in MPI with a time-out, which MPI itself does not have.
 
 The polled wait of `_waiting` serves messages, which may be milliseconds late; bulk data moves only
-while MPI is called. `MPI_Waitsome` moves it fastest, but can't be interrupted. Polling by `MPI_Testsome`
-with sleeps in between is as fast only where one call moves a whole message (CMA), and unusably slow
+while MPI is called. `MPI_Waitsome` moves it fastest, but can't be interrupted. `MPI_Testsome` with
+sleeps in between is as fast only where one call moves a whole message (CMA), and unusably slow
 where data moves through a pipeline of cells. Polling for long without sleeping loses up to 60 % of
 the rate if both ranks share a CPU. So a wait polls briefly, then enters MPI until a request or the
 time-out completes. `tests/benchmarks/transport.py` measures the rates.

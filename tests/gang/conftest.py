@@ -15,7 +15,7 @@ from distributed import Client, as_completed, get_client, wait
 from mpidask import MPITaskError, PerRank, mpi_dask, mpi_dask_main, submit_mpi
 
 def total(comm, x=1):
-    "What every rank gets is right only if all of them take part"
+    "The result is right on each rank only if all of them take part"
     return comm.allreduce(x)
 
 def where(comm):
@@ -23,7 +23,7 @@ def where(comm):
     return MPI.COMM_WORLD.rank
 
 def stays(comm, path, function=None):
-    "Stay until there is a file, in Python; then go on"
+    "Wait in Python until a file exists; then go on"
     print_once(path + "-started")
     while not os.path.exists(path):
         time.sleep(0.01)
@@ -33,7 +33,7 @@ def print_once(path):
     open(path, "a").close()
 
 def print_once_when_said(path, text):
-    "Print once when mpidask says so on this rank; it is still said on stderr"
+    "Create a file when mpidask logs a text on this rank, which still goes to stderr"
     import logging, sys
 
     class Telling(logging.StreamHandler):
@@ -87,7 +87,7 @@ def begin(start):
 
 @pytest.fixture
 def passes(begin):
-    """Run a program that must end well, and say nothing but the one line."""
+    """Run a program that must succeed, and log nothing but the one line."""
 
     def passes(program, *args, ranks=4, lines=1, **kwargs):
         result = begin(program, *args, ranks=ranks, **kwargs).result()
@@ -101,7 +101,7 @@ def passes(begin):
 
 @pytest.fixture
 def fails(begin):
-    """Run a program that must end with status 1; give its result."""
+    """Run a program that must end with an error, and return its result."""
 
     def fails(program, *args, ranks=4, **kwargs):
         result = begin(program, *args, ranks=ranks, **kwargs).result()

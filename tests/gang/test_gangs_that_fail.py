@@ -153,8 +153,8 @@ def test_a_rank_that_lets_no_python_run_ends_the_job(fails):
     assert ", in fails" in last and "ValueError: the cause" in last
 
 
-def test_words_that_are_no_unicode(passes):
-    """Names of files may be so, and stand in exceptions."""
+def test_text_that_is_not_unicode(passes):
+    """Names of files may be such, and appear in exceptions."""
     passes(r"""
         def fails(comm):
             raise FileNotFoundError(os.fsdecode(b"caf\xe9.h5"))
@@ -200,7 +200,7 @@ def test_retries_run_it_again_on_all_ranks(passes):
     passes(
         """
         def attempt(comm, path, fails):
-            "Fail so many times, on one rank after the other; give the number of attempts"
+            "Fail a number of times, on one rank after the other; return the number of attempts"
             for n in range(100):
                 mine = f"{path}-{comm.rank}-{n}"
                 if not os.path.exists(mine):
@@ -396,9 +396,9 @@ def test_one_that_nobody_wants_any_more_is_let_go_on(passes, how):
 def test_one_that_is_cancelled_and_does_not_return_is_named(begin):
     result = begin(
         """
-        from mpidask._gang import supervisor
+        from mpidask._gang import scheduler_plugin
 
-        supervisor.WORD_INTERVAL = 0.1
+        scheduler_plugin.WORD_INTERVAL = 0.1
 
         def waits(comm):
             print_once(f"in-{comm.rank}")
@@ -477,18 +477,18 @@ def test_client_restart(passes):
 
 
 def test_a_member_that_comes_when_its_worker_has_begun_to_close(passes):
-    """Nobody would tell it to go, or to stop."""
+    """Nobody would tell it to start, or to stop."""
     passes(
         """
         def come_late():
-            from mpidask._gang.rank import Rank
-            enter = Rank.enter
+            from mpidask._gang.rank import RankService
+            enter = RankService.enter
             def late(self, key):
-                print_once(f"late-{self.number}")
-                Rank.enter = enter
-                until(lambda: self._closed_by)
+                print_once(f"late-{self.rank}")
+                RankService.enter = enter
+                until(lambda: self._closed_because)
                 return enter(self, key)
-            Rank.enter = late
+            RankService.enter = late
 
         with mpi_dask(nthreads=1) as client:
             client.run(come_late)

@@ -4,7 +4,7 @@
 
 Checks all results. Prints the memory of all ranks, and how many communicators are in use on
 those of the workers, at the start, in the middle and at the end: neither may grow, but for
-the communicators of gangs that failed, which are kept (`mpidask._gang.communicators`). With
+the communicators of gangs that failed, which are kept (`mpidask._gang.execution`). With
 ``--failing 0`` there are none. (pytest does not collect this file.)
 """
 

@@ -34,6 +34,7 @@ pytestmark = pytest.mark.loads_mpi
 def test_public_names():
     """Whoever adds a public name says so here."""
     assert mpidask.__all__ == [
+        "DistributedArray",
         "MPIDaskError",
         "MPITaskError",
         "NotEnoughRanksError",

@@ -1,15 +1,16 @@
-"""What a rank knows of the members in its threads."""
+"""What a rank knows of the executions in its threads."""
 
 from __future__ import annotations
 
 import asyncio
 from types import SimpleNamespace
 
-from mpidask._gang.rank import Rank
+from mpidask._gang.rank import RankService
+from mpidask._options import Options
 
 
 class EnteredMeanwhile(dict):
-    """Members, of whom one more enters as soon as somebody has seen that there are none."""
+    """Executions, of which one more begins as soon as somebody has seen that there are none."""
 
     enter = None
 
@@ -21,15 +22,15 @@ class EnteredMeanwhile(dict):
         return length
 
 
-def test_a_member_that_enters_as_the_last_one_leaves_is_there():
-    rank = Rank(SimpleNamespace(Get_rank=lambda: 0), 1, print)
+def test_an_execution_that_begins_as_the_last_one_leaves_is_there():
+    rank = RankService(SimpleNamespace(rank=0, mpi=None), (0,), Options.resolve({}))
     loop = SimpleNamespace(add_callback=lambda *args: None)
     rank._worker = SimpleNamespace(
         loop=loop, status=None, batched_stream=SimpleNamespace(send=lambda message: None)
     )
-    rank._inside = members = EnteredMeanwhile()
+    rank._executions = executions = EnteredMeanwhile()
     first = rank.enter("first")
-    members.enter = rank.enter
+    executions.enter = rank.enter
     asyncio.run(rank._leave(first))
-    len(members)  # the second enters here, if `_leave` has not looked
-    assert not rank.is_vacant
+    len(executions)  # the second enters here, if `_leave` has not looked
+    assert not rank.is_idle

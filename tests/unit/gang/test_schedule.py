@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from mpidask._gang.schedule import Request, startable
+from mpidask._gang.schedule import Request, shortage, startable
 
 ALL = range(4)
 
@@ -51,22 +51,22 @@ def test_a_number_that_waits_reserves_what_is_free():
 
 
 def test_pieces_decide():
-    assert started(Request("a", 2, homes={0: 3, 1: 1})) == {"a": (3, 1)}
-    assert started(Request("a", 3, homes={1: 3})) == {"a": (0, 3, 1)}
-    assert started(Request("a", 2, homes={0: 2, 1: 2})) == {"a": (2, 0)}
+    assert started(Request("a", 2, preferred={0: 3, 1: 1})) == {"a": (3, 1)}
+    assert started(Request("a", 3, preferred={1: 3})) == {"a": (0, 3, 1)}
+    assert started(Request("a", 2, preferred={0: 2, 1: 2})) == {"a": (2, 0)}
 
 
 def test_pieces_are_waited_for():
-    assert started(Request("a", 2, homes={0: 3}), listed("b", 0), busy=[3]) == {}
+    assert started(Request("a", 2, preferred={0: 3}), listed("b", 0), busy=[3]) == {}
 
 
 def test_pieces_on_ranks_that_are_gone_do_not_count():
-    assert started(Request("a", 2, homes={0: 3}), up=[0, 1]) == {"a": (0, 1)}
+    assert started(Request("a", 2, preferred={0: 3}), up=[0, 1]) == {"a": (0, 1)}
 
 
 def test_nothing_starts_on_ranks_that_are_unfit():
     assert started(Request("a", 2, unfit={0, 2})) == {"a": (1, 3)}
-    assert started(Request("a", 1, homes={0: 3}, unfit={3})) == {"a": (0,)}
+    assert started(Request("a", 1, preferred={0: 3}, unfit={3})) == {"a": (0,)}
     assert started(Request("a", 2, (0, 1), unfit={1})) == {}
     assert started(Request("a", 3, unfit={0, 1}), listed("b", 0)) == {"b": (0,)}
 
@@ -99,3 +99,9 @@ def test_all_start_in_the_end_and_none_is_overtaken_for_ever():
                 del waiting[name]
             assert running, "nothing goes on"
             del running[chance.choice(sorted(running))]
+
+
+def test_ranks_that_a_gang_will_never_have():
+    assert shortage(2, {0, 1, 2}, lost={0}, unfit=set()) == (set(), set())
+    assert shortage(3, {0, 1, 2}, lost={0, 9}, unfit=set()) == ({0}, set())
+    assert shortage(2, {0, 1, 2}, lost={0}, unfit={2, 9}) == ({0}, {2})

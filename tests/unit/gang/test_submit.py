@@ -9,30 +9,30 @@ import numpy as np
 import pytest
 
 from mpidask import NotEnoughRanksError, PerRank
-from mpidask._gang.jobs import Job
+from mpidask._gang.protocol import WorkerRanks
 from mpidask._gang.submit import _wanted
 
-JOB = Job((2, 3, 4))
+RANKS = WorkerRanks((2, 3, 4))
 
 
 def test_ranks_are_a_number_or_a_list():
-    assert _wanted(2, None, JOB) == 2
-    assert _wanted(np.int64(2), None, JOB) == 2
-    assert _wanted(None, None, JOB) == (2, 3, 4)
-    assert _wanted(None, 2, JOB) == 2
+    assert _wanted(2, None, RANKS) == 2
+    assert _wanted(np.int64(2), None, RANKS) == 2
+    assert _wanted(None, None, RANKS) == (2, 3, 4)
+    assert _wanted(None, 2, RANKS) == 2
     for ranks in ([4, 2], (4, 2), np.array([4, 2])):
-        assert _wanted(ranks, None, JOB) == (4, 2)
+        assert _wanted(ranks, None, RANKS) == (4, 2)
 
 
 @pytest.mark.parametrize("ranks", [2.0, "2", True, [2.0]])
 def test_ranks_that_cannot_be(ranks):
     with pytest.raises(TypeError, match="whole numbers"):
-        _wanted(ranks, None, JOB)
+        _wanted(ranks, None, RANKS)
 
 
 def test_more_ranks_than_there_are():
     with pytest.raises(NotEnoughRanksError, match="4 ranks are asked for"):
-        _wanted(4, None, JOB)
+        _wanted(4, None, RANKS)
 
 
 def test_pieces_inside_another_argument_are_not_sent():

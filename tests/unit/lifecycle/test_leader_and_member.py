@@ -21,10 +21,10 @@ import pytest
 import mpidask
 from mpidask import StartupError
 from mpidask._dask import worker as workers
+from mpidask._gang import protocol
 from mpidask._lifecycle import (
     leader,
     liveness,
-    rank_gangs,
     servers,
 )
 from mpidask._lifecycle import member as members
@@ -44,7 +44,7 @@ LIMIT = 30
 @pytest.fixture(autouse=True)
 def no_mpi(monkeypatch):
     """Nothing that needs MPI itself is tried."""
-    monkeypatch.setattr(rank_gangs, "has_workers_in_ranks", lambda options: False)
+    monkeypatch.setattr(protocol, "has_workers_in_ranks", lambda options: False)
 
 
 class FakeCommunicator:

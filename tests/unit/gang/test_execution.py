@@ -1,4 +1,4 @@
-"""Communicators of gangs, where MPI has none left."""
+"""Executions of gangs, where MPI has no communicator left."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 from mpi4py import MPI
 
-from mpidask._gang import communicators
+from mpidask._gang import execution
 
 pytestmark = pytest.mark.loads_mpi
 
@@ -20,12 +20,12 @@ def exhausted():
 
 
 def test_failures_that_used_them_up_are_named(monkeypatch):
-    monkeypatch.setattr(communicators, "_spoilt", [MPI.COMM_SELF] * 3)
+    monkeypatch.setattr(execution, "_leaked", [MPI.COMM_SELF] * 3)
     with pytest.raises(RuntimeError, match="3 are in use by functions of submit_mpi that failed"):
-        communicators.make(exhausted(), [0], 1)
+        execution.create_communicator(exhausted(), [0], 1)
 
 
 def test_other_errors_are_those_of_mpi(monkeypatch):
-    monkeypatch.setattr(communicators, "_spoilt", [])
+    monkeypatch.setattr(execution, "_leaked", [])
     with pytest.raises(MPI.Exception):
-        communicators.make(exhausted(), [0], 1)
+        execution.create_communicator(exhausted(), [0], 1)

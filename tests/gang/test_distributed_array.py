@@ -15,7 +15,7 @@ import dask.array as da
 import numpy as np
 from distributed import futures_of
 from mpi4py import MPI
-from mpidask import MPIDaskError, Shared, mpi_dask, submit_mpi
+from mpidask import DistributedArray, MPIDaskError, mpi_dask, submit_mpi
 
 world = MPI.COMM_WORLD
 rank, size = world.Get_rank(), world.Get_size()
@@ -24,7 +24,7 @@ def address(array):
     return array.__array_interface__["data"][0]
 
 def held(dask_worker):
-    "Give the addresses of the arrays in a worker's memory, by key, and its rank."
+    "Return a worker's rank, and the addresses of the arrays in its memory, by key."
     from mpi4py import MPI
 
     found = {key: address(value) for key, value in dask_worker.data.items()
@@ -32,7 +32,7 @@ def held(dask_worker):
     return MPI.COMM_WORLD.Get_rank(), found
 
 def addresses(client, collection):
-    "Give for each block of a collection where it is on the rank of that number."
+    "Return for each block of a collection its address on the rank of the same number."
     on = dict(client.run(held).values())
     keys = [future.key for future in futures_of(collection)]
     return [on[rank].get(key) for rank, key in enumerate(keys)]
@@ -47,7 +47,7 @@ def raised(function, *args):
 
 @pytest.fixture
 def through(run):
-    """Run a program that must end well, and give what it printed."""
+    """Run a program that must succeed, and return what it printed."""
 
     def through(program, **kwargs):
         result = run(PRELUDE + program, **kwargs)
@@ -66,7 +66,7 @@ def test_chunks_are_the_arrays_of_the_ranks(through, axis):
 shape = [2, 2]
 shape[{axis}] = 1 + rank
 local = np.random.default_rng(rank).random(shape)
-u = Shared(local, axis={axis})
+u = DistributedArray(local, axis={axis})
 whole = np.concatenate(world.allgather(local), axis={axis})
 before = world.allgather(address(local))
 with mpi_dask(exit=False, exclusive_workers=False) as client:
@@ -76,7 +76,7 @@ with mpi_dask(exit=False, exclusive_workers=False) as client:
         assert addresses(client, x) == before
         assert np.array_equal(x.compute(), whole)
         result = (2 * x + x.sum()).persist()
-        u.keep(client, result)
+        u.from_dask(client, result)
         # As it was computed there, or came there; and as it is handed to Dask again.
         after = addresses(client, result)
         assert addresses(client, u.to_dask(client)) == after
@@ -94,12 +94,12 @@ print("rank", rank)
 def test_nothing_is_left_when_the_program_drops_its_arrays(through):
     output = through("""
 local = np.ones(1000 + rank)
-u = Shared(local)
+u = DistributedArray(local)
 ends = [weakref.ref(local)]
 del local
 with mpi_dask(exit=False, exclusive_workers=False) as client:
     if client is not None:
-        u.keep(client, u.to_dask(client) + 1)
+        u.from_dask(client, u.to_dask(client) + 1)
 ends.append(weakref.ref(u.local))
 assert (u.local == 2).all()
 del u, client
@@ -115,17 +115,17 @@ def test_ranks_without_a_worker_take_no_part(through):
         """
 comm = world.Create(world.Get_group().Excl([5]))  # COMM_NULL on rank 5
 own = [None, np.empty((0, 3)), *np.arange(30.0).reshape(3, 1, 10), np.ones(2)][rank]
-u, v = Shared(own, comm=comm), Shared(None, comm=comm)
+u, v = DistributedArray(own, comm=comm), DistributedArray(None, comm=comm)
 with mpi_dask(exit=False, comm=comm) as client:
     if client is not None:
         x = u.to_dask(client)
         assert x.shape == (3, 10) and x.numblocks == (3, 1), x
         print(raised(v.to_dask, client))
-        v.keep(client, x.sum(axis=1).astype(int).rechunk((1,)))  # of other shape and type
+        v.from_dask(client, x.sum(axis=1).astype(int).rechunk((1,)))  # of other shape and type
         y = v.to_dask(client)
         assert y.compute().tolist() == [45, 145, 245]
-        print(raised(v.keep, client, y.rechunk(3)))
-        v.keep(client, y // 5)
+        print(raised(v.from_dask, client, y.rechunk(3)))
+        v.from_dask(client, y // 5)
 assert u.local is own
 locals = world.gather(v.local)
 if rank == 0:
@@ -136,7 +136,7 @@ if rank == 0:
     )
     none, unfit, locals, handles = output.splitlines()
     assert none == (
-        "MPIDaskError: no rank holds a piece of this Shared array yet: keep() comes first"
+        "MPIDaskError: no rank holds a part of this DistributedArray yet: from_dask() comes first"
     )
     assert unfit == (
         "ValueError: the collection has (1,) blocks, and 3 ranks can keep (3,): one each along "
@@ -146,48 +146,48 @@ if rank == 0:
     assert handles.count("nothing") == 2
 
 
-def test_pieces_in_no_worker_s_process_are_named(through):
+def test_parts_in_no_worker_s_process_are_named(through):
     output = through("""
-u = Shared(np.ones(3))
-v = Shared(np.ones(3) if rank > 1 else None)
-w = Shared(None)
+u = DistributedArray(np.ones(3))
+v = DistributedArray(np.ones(3) if rank > 1 else None)
+w = DistributedArray(None)
 with mpi_dask(exit=False, nanny=True) as client:
     if client is not None:
         print(raised(v.to_dask, client))
-        print(raised(w.keep, client, da.ones(2, chunks=1)))
+        print(raised(w.from_dask, client, da.ones(2, chunks=1)))
 if rank > 1:
     del v, w
 with mpi_dask(exit=False) as client:
     if client is not None:
         print(raised(u.to_dask, client))
         print(raised(v.to_dask, client))
-        print(raised(w.keep, client, da.ones(2, chunks=1)))
+        print(raised(w.from_dask, client, da.ones(2, chunks=1)))
 """)
     *nannies, other, dropped, nowhere = output.splitlines()
     assert all("MPIDaskError" in line and "leave out nanny=True" in line for line in nannies)
     for line, ranks in (other, ["0", "1"]), (dropped, ["2", "3"]), (nowhere, []):
         assert line.startswith("MPIDaskError: no worker has the array of ")
         assert re.findall(r"rank (\d) on \S+", line) == ranks
-        for cause in "exclusive_workers=False", "Shared(None)", "keep its handle":
+        for cause in "exclusive_workers=False", "DistributedArray(None)", "keep its handle":
             assert cause in line
 
 
-def test_pieces_that_make_up_no_array_are_refused_on_all_ranks(run):
+def test_parts_that_make_up_no_array_are_refused_on_all_ranks(run):
     result = run(
         PRELUDE
         + """
 other = rank == 2
 print("\\n".join([
-    raised(Shared, [1, 2] if other else np.ones(3)),
-    raised(Shared, np.ones((3, 2 + other))),
-    raised(Shared, np.ones(3, "f4" if other else "f8")),
-    raised(Shared, np.ones((3, 2) if other else (3,))),
-    raised(Shared, np.ones((3, 2)), int(other)),
-    raised(Shared, np.ones(3), "x" if other else 0),
-    raised(Shared, np.ones(3), 1),
-    raised(Shared, np.ones((2, 3)), -3),
-    raised(Shared, None, -1),
-    raised(Shared, np.array(1.0)),
+    raised(DistributedArray, [1, 2] if other else np.ones(3)),
+    raised(DistributedArray, np.ones((3, 2 + other))),
+    raised(DistributedArray, np.ones(3, "f4" if other else "f8")),
+    raised(DistributedArray, np.ones((3, 2) if other else (3,))),
+    raised(DistributedArray, np.ones((3, 2)), int(other)),
+    raised(DistributedArray, np.ones(3), "x" if other else 0),
+    raised(DistributedArray, np.ones(3), 1),
+    raised(DistributedArray, np.ones((2, 3)), -3),
+    raised(DistributedArray, None, -1),
+    raised(DistributedArray, np.array(1.0)),
 ]))
 """,
         ranks=3,
@@ -195,29 +195,28 @@ print("\\n".join([
     assert (result.status, result.stderr) == (0, "")
     lines = sorted(result.stdout.splitlines())
     assert lines[::3] == lines[1::3] == lines[2::3]
-    said = re.sub(r" on \S+ gives", " gives", "\n".join(lines[::3]))
-    differ = (
-        "ValueError: Shared: pieces differ in more than their length along axis 0: rank 0 gives "
-    )
+    said = re.sub(r" on \S+ (has|passes)", r" \1", "\n".join(lines[::3]))
+    differ = "ValueError: DistributedArray: parts differ in more than their length along axis 0: "
+    differ += "rank 0 has "
     assert said.splitlines() == sorted(
         [
-            "TypeError: rank 2 gives Shared a list, not a numpy.ndarray or None",
-            f"{differ}float64 of shape (3, 2), rank 2 gives float64 of shape (3, 3)",
-            f"{differ}float64 of shape (3,), rank 2 gives float32 of shape (3,)",
-            f"{differ}float64 of shape (3,), rank 2 gives float64 of shape (3, 2)",
-            "TypeError: Shared: an axis is an integer, not 'x'",
-            "ValueError: the ranks give Shared several axes: [0, 1]",
-            "ValueError: Shared: an array of 1 dimensions has no axis 1",
-            "ValueError: Shared: an array of 2 dimensions has no axis -3",
-            "ValueError: Shared: where no rank gives an array, axis -1 can't be counted",
-            "ValueError: Shared: an array of 0 dimensions has no axis 0",
+            "TypeError: rank 2 passes DistributedArray a list, not a numpy.ndarray or None",
+            f"{differ}float64 of shape (3, 2), rank 2 has float64 of shape (3, 3)",
+            f"{differ}float64 of shape (3,), rank 2 has float32 of shape (3,)",
+            f"{differ}float64 of shape (3,), rank 2 has float64 of shape (3, 2)",
+            "TypeError: DistributedArray: an axis is an integer, not 'x'",
+            "ValueError: the ranks pass DistributedArray several axes: [0, 1]",
+            "ValueError: DistributedArray: an array of 1 dimensions has no axis 1",
+            "ValueError: DistributedArray: an array of 2 dimensions has no axis -3",
+            "ValueError: DistributedArray: where no rank has an array, axis -1 can't be counted",
+            "ValueError: DistributedArray: an array of 0 dimensions has no axis 0",
         ]
     )
 
 
 def test_what_can_t_be_kept_changes_nothing(through):
     output = through("""
-u = Shared(np.arange(3.0) + rank)
+u = DistributedArray(np.arange(3.0) + rank)
 before = address(u.local)
 def fail(block, block_info=None):
     if block_info[0]["chunk-location"] == (2,):
@@ -233,8 +232,8 @@ with mpi_dask(exit=False, exclusive_workers=False) as client:
             x.map_blocks(fail, dtype=float),
             x.map_blocks(shorten, dtype=float, meta=np.ones(0)),
         ):
-            print(raised(u.keep, client, collection))
-        print(raised(Shared, np.ones(3)))
+            print(raised(u.from_dask, client, collection))
+        print(raised(DistributedArray, np.ones(3)))
         print((x.sum() + 0.5).compute())
     elif rank == 0:
         print(raised(u.to_dask, client))
@@ -246,15 +245,15 @@ assert address(u.local) == before
         "axis 0. rechunk() it"
     )
     assert unfit.startswith(
-        "ValueError: the blocks have the lengths (1, 3, 3, 5) along axis 0, and the pieces "
+        "ValueError: the blocks have the lengths (1, 3, 3, 5) along axis 0, and the parts "
         "(3, 3, 3, 3): rechunk({0: (3, 3, 3, 3)}) it"
     )
     assert scalar.startswith("ValueError: the collection has () blocks")
-    assert array == "TypeError: keep() takes a dask.array.Array, not ndarray"
+    assert array == "TypeError: from_dask() takes a dask.array.Array, not ndarray"
     assert failed == "LookupError: the third block"
     assert "failed on rank 1 on " in short
     assert "a block has the shape (2,), and the collection says (3,): nothing is kept" in short
-    assert inside.startswith("MPIDaskError: make a Shared array on all ranks before the block")
+    assert inside.startswith("MPIDaskError: make a DistributedArray on all ranks before the block")
     assert result == "30.5"
     assert none.startswith("TypeError: the client is None, as on all ranks but the client's")
 
@@ -263,7 +262,7 @@ def test_a_handle_is_that_of_the_rank_where_a_task_runs(through):
     """So gangs, and other tasks, work on the arrays in their place."""
     output = through(
         """
-u = Shared(np.full(3, rank + 1))
+u = DistributedArray(np.full(3, rank + 1))
 
 def clear(u):
     u.local[1] = 0
@@ -289,13 +288,13 @@ assert u.local.tolist() == [6, 0, 6]
 def test_after_workers_were_replaced(through):
     output = through(
         """
-u = Shared(np.full(2, rank))
+u = DistributedArray(np.full(2, rank))
 with mpi_dask(exit=False, exclusive_workers=False) as client:
     if client is not None:
         u.to_dask(client)
         client.restart()
         print(u.to_dask(client).compute().tolist())
-        u.keep(client, u.to_dask(client) + 1)
+        u.from_dask(client, u.to_dask(client) + 1)
 with mpi_dask(exit=False, exclusive_workers=False) as client:
     if client is not None:
         print(u.to_dask(client).compute().tolist())
@@ -310,7 +309,7 @@ def test_a_worker_that_was_replaced_on_the_way(run):
     result = run(
         PRELUDE
         + """
-u = Shared(np.full(2, rank))
+u = DistributedArray(np.full(2, rank))
 with mpi_dask(exit=False, exclusive_workers=False) as client:
     if client is not None:
         x = u.to_dask(client)
@@ -319,7 +318,7 @@ with mpi_dask(exit=False, exclusive_workers=False) as client:
         while workers <= set(client.scheduler_info(-1)["workers"]):
             pass
         print(x.compute().tolist())
-        u.keep(client, x + 1)
+        u.from_dask(client, x + 1)
 print(u.local[0] == rank + 1)
 """,
         ranks=3,
@@ -332,12 +331,12 @@ def test_asynchronous_client(through):
     output = through(
         """
 import asyncio
-u = Shared(np.full(2, rank))
+u = DistributedArray(np.full(2, rank))
 async def main():
     async with mpi_dask(exit=False, exclusive_workers=False) as client:
         if client is not None:
             x = await u.to_dask(client)
-            await u.keep(client, x * 2)
+            await u.from_dask(client, x * 2)
             x = await u.to_dask(client)
             print((await client.compute(x)).tolist())
 asyncio.run(main())
@@ -351,14 +350,14 @@ def test_without_an_mpi_job(through):
     """The array is copied to a worker in another process, and back."""
     output = through(
         """
-u = Shared(np.arange(6.0).reshape(2, 3), axis=1)
-v = Shared(None)
+u = DistributedArray(np.arange(6.0).reshape(2, 3), axis=1)
+v = DistributedArray(None)
 with mpi_dask(exit=False) as client:
     x = u.to_dask(client)
     print(x.chunks)
-    u.keep(client, x - x.mean())
+    u.from_dask(client, x - x.mean())
     print(u.to_dask(client).sum().compute())
-    v.keep(client, da.arange(3, chunks=3))
+    v.from_dask(client, da.arange(3, chunks=3))
 print(u.local.tolist(), v.local.tolist())
 u.local[0] = 1
 """,
@@ -371,12 +370,12 @@ def test_workers_of_the_same_process(through):
     output = through(
         """
 from distributed import Client
-u = Shared(np.arange(6.0))
+u = DistributedArray(np.arange(6.0))
 before = address(u.local)
 with Client(processes=False, n_workers=2, dashboard_address=":0") as client:
     x = u.to_dask(client)
     assert before in {one for _, found in client.run(held).values() for one in found.values()}
-    u.keep(client, x + 1)
+    u.from_dask(client, x + 1)
     print(u.to_dask(client).compute().tolist())
 """,
         ranks=None,
