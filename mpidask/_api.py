@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from mpidask import _signatures as t
     from mpidask._lifecycle.front_end import Block as ClusterBlock
-    from mpidask._lifecycle.messages import Cluster
+    from mpidask._lifecycle.messages import ConnectionInfo
 
 Yields = TypeVar("Yields")
 
@@ -146,7 +146,9 @@ class Block(Generic[Yields]):
 
 
 @contextlib.asynccontextmanager
-async def _in_thread(block: ClusterBlock, interrupt: Interrupt) -> AsyncIterator[Cluster | None]:
+async def _in_thread(
+    block: ClusterBlock, interrupt: Interrupt
+) -> AsyncIterator[ConnectionInfo | None]:
     """Enter and leave a block without blocking the event loop."""
     entering = _start_in_thread(block.__enter__)
     cancelled = await _outlast(entering, lambda: interrupt.abandon_start())

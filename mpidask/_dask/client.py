@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mpidask._dask import dashboard, performance_report
-from mpidask._dask.cluster import Cluster
+from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._dask.log_level import at_log_level
 from mpidask._dask.performance_report import code_of_the_program
 from mpidask._errors import StartupError
@@ -46,14 +46,14 @@ def credentials_for(connection: Mapping[str, Any]) -> Any:
 
 
 @contextlib.contextmanager
-def found_by_clients(cluster: Cluster, *, direct: bool = False) -> Iterator[None]:
+def found_by_clients(cluster: ConnectionInfo, *, direct: bool = False) -> Iterator[None]:
     """Let a bare `distributed.Client()` find the cluster, and be let in.
 
     Of each process, one thing does this at a time: the block of the client rank, or its worker.
 
     Parameters
     ----------
-    cluster : Cluster
+    cluster : ConnectionInfo
     direct : bool
         Whether data go between client and workers, and not by way of the scheduler.
     """
@@ -91,7 +91,7 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not str(record.msg).startswith(gone)
 
 
-def give_up_reconnecting(cluster: Cluster) -> None:
+def give_up_reconnecting(cluster: ConnectionInfo) -> None:
     """Close the clients of a scheduler that has ended: they would try for half a minute."""
     for client, loop in _clients_of(cluster.address):
         loop.add_callback(_close_if_lost, client)
@@ -130,7 +130,7 @@ async def _close_if_lost(client: Client) -> None:
 
 
 @contextlib.contextmanager
-def connected(cluster: Cluster, options: Options, *, direct: bool) -> Iterator[Client]:
+def connected(cluster: ConnectionInfo, options: Options, *, direct: bool) -> Iterator[Client]:
     """Connect a client, and close it at the end, if the program has not."""
     from distributed import Client
 
@@ -154,7 +154,7 @@ def connected(cluster: Cluster, options: Options, *, direct: bool) -> Iterator[C
 
 @contextlib.asynccontextmanager
 async def connected_async(
-    cluster: Cluster, options: Options, *, direct: bool
+    cluster: ConnectionInfo, options: Options, *, direct: bool
 ) -> AsyncIterator[Client]:
     """Do the same as `connected` for a client of the running event loop."""
     from distributed import Client
@@ -180,7 +180,7 @@ async def connected_async(
                         await closing
 
 
-def _forgotten_clients(cluster: Cluster) -> Iterator[Client]:
+def _forgotten_clients(cluster: ConnectionInfo) -> Iterator[Client]:
     """Find the clients that the program has made by `Client()` and not closed.
 
     They would try to reconnect, and say so at length, until the program ends.
@@ -206,7 +206,7 @@ def _forgotten_clients(cluster: Cluster) -> Iterator[Client]:
 
 
 @contextlib.contextmanager
-def _explained(cluster: Cluster) -> Iterator[None]:
+def _explained(cluster: ConnectionInfo) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from mpidask._dask import scheduler_file
-from mpidask._dask.cluster import Cluster
+from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._errors import MPIDaskError
 from mpidask._threads import in_daemon_thread
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 #: Seconds that a scheduler may take to answer a knock.
 _ANSWER_TIMEOUT = 10
 #: Scheduler files that are being read: one that hangs is not read again and again.
-_reading: dict[str, Future[Cluster]] = {}
+_reading: dict[str, Future[ConnectionInfo]] = {}
 
 
-async def find_cluster(options: Options, timeout: float) -> Cluster:
+async def find_cluster(options: Options, timeout: float) -> ConnectionInfo:
     """Find the cluster to join, and see that its scheduler answers.
 
     Parameters
@@ -47,7 +47,7 @@ async def find_cluster(options: Options, timeout: float) -> Cluster:
         cluster = await _read(options.scheduler_file, timeout, trust=options.trust_scheduler_file)
     else:
         assert options.address is not None
-        cluster = Cluster(options.address)
+        cluster = ConnectionInfo(options.address)
     if isinstance(options.security, Security):
         cluster = dataclasses.replace(cluster, security=options.security)
     try:
@@ -58,7 +58,7 @@ async def find_cluster(options: Options, timeout: float) -> Cluster:
     return cluster
 
 
-async def _knock(cluster: Cluster, timeout: float) -> None:
+async def _knock(cluster: ConnectionInfo, timeout: float) -> None:
     """Connect, and let nothing but a wrong address or wrong credentials be final."""
     try:
         comm = await cluster.connect("worker", timeout)
@@ -75,12 +75,12 @@ async def _knock(cluster: Cluster, timeout: float) -> None:
         ) from error
 
 
-async def _read(path: str, timeout: float, *, trust: bool) -> Cluster:
+async def _read(path: str, timeout: float, *, trust: bool) -> ConnectionInfo:
     """Read a scheduler file, without waiting for ever for a file system that hangs."""
     reading = _reading.get(path) or in_daemon_thread(scheduler_file.read, path, trust=trust)
     _reading[path] = reading
     try:
-        cluster: Cluster = await asyncio.wait_for(asyncio.wrap_future(reading), timeout)
+        cluster: ConnectionInfo = await asyncio.wait_for(asyncio.wrap_future(reading), timeout)
     except asyncio.TimeoutError:
         raise scheduler_file.no_answer(path, timeout) from None
     finally:

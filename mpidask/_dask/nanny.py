@@ -14,7 +14,7 @@ from distributed import Nanny, Worker
 from distributed.core import Status
 
 from mpidask._dask.client import close_clients_of_tasks, found_by_clients
-from mpidask._dask.cluster import Cluster
+from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._dask.log_level import at_log_level
 from mpidask._dask.memory import watch_memory
 from mpidask._dask.rank_worker import RETIRED, status_of
@@ -70,7 +70,7 @@ def with_child(nanny: type, child: type) -> type:
 def _make_worker(pickled_class: bytes, log_level: int, **kwargs: Any) -> Any:
     """Make the worker in the child process of a `QuietNanny`."""
     _settings.enter_context(at_log_level(log_level))
-    cluster = Cluster(kwargs["scheduler_ip"], kwargs["security"])
+    cluster = ConnectionInfo(kwargs["scheduler_ip"], kwargs["security"])
     _settings.enter_context(found_by_clients(cluster))
     _leave_interrupts_to_the_nanny()
     worker = _worker_of_nanny(cloudpickle.loads(pickled_class))(**kwargs)

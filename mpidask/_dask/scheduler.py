@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mpidask._dask import dashboard
-from mpidask._dask.cluster import Cluster
+from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._log import logger
 from mpidask._placement.node import LOOPBACK
 from mpidask._threads import to_daemon_thread
@@ -156,9 +156,9 @@ async def start_monitor(
 
 def describe_cluster(
     options: Options, scheduler: Scheduler, security: Any, http_prefix: str
-) -> Cluster:
+) -> ConnectionInfo:
     """Say how to reach a scheduler that runs."""
-    cluster = Cluster(scheduler.address, security, http_prefix=http_prefix)
+    cluster = ConnectionInfo(scheduler.address, security, http_prefix=http_prefix)
     if options.dashboard and "dashboard" in scheduler.services:
         link, tunnel = dashboard.ways_in(scheduler, http_prefix)
         cluster = dataclasses.replace(

@@ -19,7 +19,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any
 
 from mpidask import _threads
-from mpidask._dask.cluster import Cluster
+from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._dask.output_file import draft
 from mpidask._errors import SchedulerFileError
 
@@ -76,7 +76,7 @@ def check_replaceable(path: str) -> None:
         raise _not_written(path, "the file there is not a scheduler file, and is left as it is")
 
 
-def write(path: str, identity: Mapping[str, Any], cluster: Cluster) -> None:
+def write(path: str, identity: Mapping[str, Any], cluster: ConnectionInfo) -> None:
     """Write what a scheduler tells of itself, and the credentials of its cluster.
 
     Parameters
@@ -85,7 +85,7 @@ def write(path: str, identity: Mapping[str, Any], cluster: Cluster) -> None:
         The file; an older one is replaced.
     identity : mapping
         `distributed.Scheduler.identity` of the scheduler.
-    cluster : Cluster
+    cluster : ConnectionInfo
         How to reach it.
 
     Raises
@@ -112,7 +112,7 @@ def _for_the_owner(path: str, flags: int) -> int:
 
 
 @contextlib.contextmanager
-def written(path: str | None, scheduler: Scheduler, cluster: Cluster) -> Iterator[None]:
+def written(path: str | None, scheduler: Scheduler, cluster: ConnectionInfo) -> Iterator[None]:
     """Let the file, if one is asked for, stand there for the time of a cluster."""
     if path is None:
         yield
@@ -128,7 +128,7 @@ def written(path: str | None, scheduler: Scheduler, cluster: Cluster) -> Iterato
 
 @contextlib.asynccontextmanager
 async def written_in_time(
-    path: str | None, scheduler: Scheduler, cluster: Cluster
+    path: str | None, scheduler: Scheduler, cluster: ConnectionInfo
 ) -> AsyncIterator[None]:
     """Do the same in an event loop, which a file system that hangs does not hold up."""
     if path is None:
@@ -174,7 +174,7 @@ def remove(path: str, identity: Mapping[str, Any]) -> None:
             os.unlink(path)
 
 
-def read(path: str, *, trust: bool = False) -> Cluster:
+def read(path: str, *, trust: bool = False) -> ConnectionInfo:
     """Read how to reach a cluster.
 
     Parameters
@@ -207,7 +207,7 @@ def read(path: str, *, trust: bool = False) -> Cluster:
             f"used; run: chmod 600 {path}"
         )
     try:
-        return Cluster(str(address), _security(credentials))
+        return ConnectionInfo(str(address), _security(credentials))
     except (TypeError, ValueError, OSError) as error:
         raise SchedulerFileError(f"the scheduler file {path} is broken: {error}") from None
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from mpidask._dask import dashboard
-from mpidask._dask.cluster import Cluster
+from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._dask.rank_worker import (
     CLUSTER_ENDS,
     RESTARTED,
@@ -33,7 +33,7 @@ SLOW_FILES = "Creating scratch directories is taking a surprisingly long time"
 def make_worker(
     options: Options,
     settings: WorkerSettings,
-    cluster: Cluster,
+    cluster: ConnectionInfo,
     attempt: int,
     *,
     worker_options: Mapping[str, Any] | None = None,
@@ -45,7 +45,7 @@ def make_worker(
     ----------
     options : Options
     settings : WorkerSettings
-    cluster : Cluster
+    cluster : ConnectionInfo
     attempt : int
         How many workers this rank has had before.
     worker_options : mapping, optional
@@ -83,7 +83,7 @@ def make_worker(
     return worker
 
 
-def _http_prefix(options: Options, cluster: Cluster) -> str:
+def _http_prefix(options: Options, cluster: ConnectionInfo) -> str:
     """Give what the paths of a worker's web pages begin with: the same as the scheduler's.
 
     If that is not known, a secret that nobody is told closes them.
@@ -93,14 +93,14 @@ def _http_prefix(options: Options, cluster: Cluster) -> str:
     return dashboard.choose_prefix(dataclasses.replace(options, security=cluster.security or False))
 
 
-def _is_inside(cluster: Cluster) -> bool:
+def _is_inside(cluster: ConnectionInfo) -> bool:
     """Tell whether nobody outside this machine is expected: the scheduler keeps to loopback."""
     from distributed.comm.addressing import get_address_host
 
     return bool(get_address_host(cluster.address) == LOOPBACK)
 
 
-def _host(options: Options, cluster: Cluster, by_mpi: bool) -> str | None:
+def _host(options: Options, cluster: ConnectionInfo, by_mpi: bool) -> str | None:
     """Give the address that a worker listens on, or None for distributed's choice."""
     from distributed.comm.addressing import get_address_host
     from distributed.utils import get_ip

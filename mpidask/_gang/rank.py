@@ -19,7 +19,7 @@ from mpidask._waiting import poll
 if TYPE_CHECKING:
     from distributed import Scheduler, Worker
 
-    from mpidask._dask.cluster import Cluster
+    from mpidask._dask.connection_info import ConnectionInfo
     from mpidask._mpi.communicator import Communicator
     from mpidask._options import Options
 
@@ -103,7 +103,7 @@ class RankService:
         grace, timeout = self._options.mpi_task_grace, self._options.startup_timeout
         scheduler.add_plugin(GangPlugin(scheduler, self._ranks, grace, timeout, self._end_job))
 
-    def worker_options(self, cluster: Cluster) -> Mapping[str, Any]:
+    def worker_options(self, cluster: ConnectionInfo) -> Mapping[str, Any]:
         """Return the arguments for the worker of this rank, with which it can be in gangs."""
         global _current
         protocol.remember(cluster.address, self._ranks)

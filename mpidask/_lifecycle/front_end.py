@@ -17,7 +17,7 @@ from mpidask._errors import MPIDaskError
 from mpidask._lifecycle import single_use
 from mpidask._lifecycle.handshake import Handshake, refuse
 from mpidask._lifecycle.local_cluster import local_cluster
-from mpidask._lifecycle.messages import Cluster
+from mpidask._lifecycle.messages import ConnectionInfo
 from mpidask._lifecycle.mpi_cluster import MPICluster
 from mpidask._lifecycle.roles import (
     Roles,
@@ -51,7 +51,7 @@ _ERROR_TIMEOUT = 60.0
 #: Attribute of exceptions that report a mistake of the user's.
 _USAGE_ERROR = "_is_mpidask_usage_error"
 
-Block = contextlib.AbstractContextManager["Cluster | None"]
+Block = contextlib.AbstractContextManager["ConnectionInfo | None"]
 
 
 @dataclass(frozen=True)

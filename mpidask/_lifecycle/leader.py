@@ -12,7 +12,7 @@ from mpidask._dask.client import give_up_reconnecting
 from mpidask._lifecycle.liveness import LivenessClient
 from mpidask._lifecycle.member import REPORT_GRACE, SELDOM, SELDOM_JOINED, SOON
 from mpidask._lifecycle.messages import (
-    Cluster,
+    ConnectionInfo,
     Done,
     End,
     Failed,
@@ -37,7 +37,7 @@ class Leader:
 
     Three phases, each of which loops over the messages of all ranks::
 
-        start   until `Startup.complete`: RankReady of all ranks, Cluster, enough WorkerStarted
+        start   until `Startup.complete`: RankReady of all ranks, ConnectionInfo, enough WorkerStarted
         run     in the background: late workers, failures, signals, the end of the scheduler
         end     until every rank is Done, or is given up after `shutdown_timeout`
 
@@ -80,7 +80,7 @@ class Leader:
 
     # -- Start. ----------------------------------------------------------------------
 
-    async def start(self, deadline: Deadline) -> Cluster | None:
+    async def start(self, deadline: Deadline) -> ConnectionInfo | None:
         """Start the cluster, then keep listening in the background.
 
         Raises
@@ -138,7 +138,7 @@ class Leader:
             if joining and not working:
                 self._is_over(1 if startup.failures else 0)
 
-    async def _watch_scheduler(self, liveness: LivenessClient, cluster: Cluster) -> None:
+    async def _watch_scheduler(self, liveness: LivenessClient, cluster: ConnectionInfo) -> None:
         if not await liveness.wait_for_death(lambda: asyncio.shield(self.over)):
             give_up_reconnecting(cluster)
         else:

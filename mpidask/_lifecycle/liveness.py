@@ -15,7 +15,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
-from mpidask._dask.cluster import Cluster
+from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._lifecycle.roles import Roles
 from mpidask._log import logger
 from mpidask._mpi import job_exit
@@ -81,12 +81,12 @@ class LivenessClient:
 
     Parameters
     ----------
-    cluster : Cluster
+    cluster : ConnectionInfo
     on_wake : callable
         Called when another rank has sent something.
     """
 
-    def __init__(self, cluster: Cluster, on_wake: Callable[[], object]) -> None:
+    def __init__(self, cluster: ConnectionInfo, on_wake: Callable[[], object]) -> None:
         self._cluster = cluster
         self._on_wake = on_wake
         self._comm: Any = None
@@ -129,7 +129,7 @@ class LivenessClient:
             await _wake(self._comm)
 
 
-async def wake_leader(cluster: Cluster) -> None:
+async def wake_leader(cluster: ConnectionInfo) -> None:
     """Wake the ranks of scheduler and leader, from any other rank of the job."""
     with contextlib.suppress(OSError, asyncio.TimeoutError):
         comm = await cluster.connect("client")
@@ -137,7 +137,7 @@ async def wake_leader(cluster: Cluster) -> None:
         await comm.close()
 
 
-async def _connect(cluster: Cluster) -> Any:
+async def _connect(cluster: ConnectionInfo) -> Any:
     """Connect to the scheduler, which may refuse connections while it is busy."""
     deadline = Deadline(_TIMEOUT)
     while True:
@@ -177,7 +177,7 @@ class LivenessGuard:
         self._roles = roles
         self._scheduler: Scheduler | None = None
         self._server: LivenessServer | None = None
-        self._cluster: Cluster | None = None
+        self._cluster: ConnectionInfo | None = None
         self._waking: set[asyncio.Task[None]] = set()
         self._ending = False
         self._scheduler_closed = asyncio.Event()
@@ -206,7 +206,7 @@ class LivenessGuard:
         if self._scheduler is not None and self._scheduler.status == Status.running:
             self.end_job(f"the client on rank {self._roles.leader} is gone")
 
-    def watch(self, cluster: Cluster) -> Coroutine[Any, Any, None] | None:
+    def watch(self, cluster: ConnectionInfo) -> Coroutine[Any, Any, None] | None:
         """Take note of the cluster, and return what to run if this rank watches its scheduler.
 
         One worker watches a scheduler whose rank is the leader.
@@ -217,7 +217,7 @@ class LivenessGuard:
             return None
         return self._watch(cluster)
 
-    async def _watch(self, cluster: Cluster) -> None:
+    async def _watch(self, cluster: ConnectionInfo) -> None:
         client = LivenessClient(cluster, self._comm.wake)
         if await client.wait_for_death(self._scheduler_closed.wait, _WORKER_GRACE):
             self.end_job(f"the scheduler on rank {self._roles.leader} is gone")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mpidask._dask import dashboard, scheduler_file
-from mpidask._dask.cluster import Cluster
+from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._dask.log_level import at_log_level
 from mpidask._dask.scheduler import (
     arrange_pages,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def local_cluster(options: Options, interrupt: Interrupt) -> Iterator[Cluster]:
+def local_cluster(options: Options, interrupt: Interrupt) -> Iterator[ConnectionInfo]:
     """Start a `distributed.LocalCluster` with the options that apply to one machine."""
     from mpidask._dask.spawn import shield_worker_processes
 
@@ -91,11 +91,11 @@ async def _arrange_pages(options: Options, scheduler: Scheduler, prefix: str) ->
     arrange_pages(options, scheduler, prefix)
 
 
-def _describe(options: Options, cluster: LocalCluster, prefix: str) -> Cluster:
+def _describe(options: Options, cluster: LocalCluster, prefix: str) -> ConnectionInfo:
     with dashboard.linked_below(prefix):
         link = cluster.dashboard_link if options.dashboard else None
     assert cluster.scheduler is not None
-    return Cluster(
+    return ConnectionInfo(
         cluster.scheduler_address,
         cluster.security,
         link,
@@ -104,7 +104,7 @@ def _describe(options: Options, cluster: LocalCluster, prefix: str) -> Cluster:
     )
 
 
-def _dashboard_suffix(cluster: Cluster) -> str:
+def _dashboard_suffix(cluster: ConnectionInfo) -> str:
     if cluster.dashboard is None:
         return ""
     audience = f", open to {cluster.dashboard_open_to}" if cluster.dashboard_open_to else ""

@@ -16,7 +16,7 @@ from mpidask._dask.worker import uses_nanny
 from mpidask._gang.rank import RankService
 from mpidask._lifecycle.liveness import LivenessGuard
 from mpidask._lifecycle.messages import (
-    Cluster,
+    ConnectionInfo,
     Done,
     End,
     Failed,
@@ -83,7 +83,7 @@ class Member:
         self._options = options
         self._settings = settings
         self._hosts_server = comm.rank in {roles.scheduler, *roles.workers}
-        self._cluster: Cluster | None = None
+        self._cluster: ConnectionInfo | None = None
         self._scheduler: SchedulerRunner | None = None
         self._worker: WorkerSupervisor | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -139,7 +139,7 @@ class Member:
                 self._launch("transport", self._measure(order))
             case SendByMPI():
                 self._send_by_mpi()
-            case Cluster():
+            case ConnectionInfo():
                 self._cluster = order
                 if watching := self._guard.watch(order):
                     self._launch("scheduler watch", watching)

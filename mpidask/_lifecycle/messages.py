@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from mpidask._dask.cluster import Cluster
+from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._placement.node import Node
 from mpidask._placement.resources import WorkerSettings
 
 __all__ = [
-    "Cluster",
+    "ConnectionInfo",
     "Done",
     "End",
     "Failed",
@@ -32,7 +32,7 @@ __all__ = [
     "WorkerStarted",
 ]
 
-# -- To the leader. `Cluster` is another: the scheduler runs. The leader passes it on to the
+# -- To the leader. `ConnectionInfo` is another: the scheduler runs. The leader passes it on to the
 # -- ranks that host a worker. --------------------------------------------------------
 
 
@@ -141,7 +141,7 @@ class SendByMPI:
 
 @dataclass(frozen=True)
 class StartWorker:
-    """Start a worker in the `Cluster` sent before, or else in the one that the options name.
+    """Start a worker in the `ConnectionInfo` sent before, or else in the one that the options name.
 
     Attributes
     ----------

@@ -14,7 +14,7 @@ from mpidask._lifecycle import signals, single_use
 from mpidask._lifecycle.handshake import Handshake
 from mpidask._lifecycle.leader import Leader, end_job
 from mpidask._lifecycle.member import REPORT_GRACE, Member
-from mpidask._lifecycle.messages import Cluster, End
+from mpidask._lifecycle.messages import ConnectionInfo, End
 from mpidask._lifecycle.roles import Roles
 from mpidask._log import logger
 from mpidask._mpi import exit_blockers, job_exit
@@ -29,7 +29,7 @@ _LOOP_GRACE = 2
 class MPICluster:
     """Context manager within which the ranks of a communicator are a cluster.
 
-    The client rank gets the `Cluster` to connect to. The other ranks serve in `__enter__` until
+    The client rank gets the `ConnectionInfo` to connect to. The other ranks serve in `__enter__` until
     the cluster ends; then they leave the program, or get None.
 
     On every rank, an event loop in a thread talks to the other ranks; the main thread waits, or
@@ -47,7 +47,7 @@ class MPICluster:
         self.leads = handshake.comm.Get_rank() == roles.leader
         self.runs_program = handshake.comm.Get_rank() == roles.client
 
-    def __enter__(self) -> Cluster | None:
+    def __enter__(self) -> ConnectionInfo | None:
         single_use.entered()
         self._loop = LoopThread()
         self._reaction = self._loop.submit(self._watch_reaction()).result()
@@ -123,7 +123,7 @@ class MPICluster:
         else:
             exit_blockers.report_threads_at_exit(self._place)
 
-    def _lead(self) -> Cluster | None:
+    def _lead(self) -> ConnectionInfo | None:
         starting = self._loop.submit(self._start())
         self._interrupt.act(lambda signum: starting.cancel())
         self._interrupt.abandon_start = starting.cancel
@@ -132,7 +132,7 @@ class MPICluster:
 
         return signals.result_of(starting, self._interrupt)
 
-    async def _start(self) -> Cluster | None:
+    async def _start(self) -> ConnectionInfo | None:
         assert self._members is not None
         # Kept in an attribute, since the event loop has weak references only.
         self._serving = serving = asyncio.create_task(self._member().serve())

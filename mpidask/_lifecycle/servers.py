@@ -30,7 +30,7 @@ from mpidask._dask.scheduler import (
 )
 from mpidask._errors import SchedulerFileError
 from mpidask._lifecycle.messages import (
-    Cluster,
+    ConnectionInfo,
     Failed,
     StartScheduler,
     StartWorker,
@@ -139,7 +139,7 @@ class WorkerSupervisor:
     ----------
     options : Options
     order : StartWorker
-    cluster : Cluster or None
+    cluster : ConnectionInfo or None
         The cluster of the worker; None: the one that the options name.
     report : callable
         Called with each message for the leader.
@@ -156,7 +156,7 @@ class WorkerSupervisor:
         self,
         options: Options,
         order: StartWorker,
-        cluster: Cluster | None,
+        cluster: ConnectionInfo | None,
         report: Callable[[object], None],
         on_cluster_end: Callable[[], object],
         found_by_tasks: contextlib.ExitStack | None = None,

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from mpidask._dask.worker import has_workers_in_ranks
 from mpidask._errors import StartupError
 from mpidask._lifecycle.messages import (
-    Cluster,
+    ConnectionInfo,
     Failed,
     MeasureTransport,
     RankReady,
@@ -45,7 +45,7 @@ class Startup:
         Ranks in the job.
     nodes : dict of int to Node
         Where each rank is that has reported.
-    cluster : Cluster or None
+    cluster : ConnectionInfo or None
         How to reach the scheduler, once it runs.
     workers : dict of int to WorkerStarted
         The workers that are up, by rank.
@@ -57,7 +57,7 @@ class Startup:
     options: Options
     size: int
     nodes: dict[int, Node] = field(default_factory=dict)
-    cluster: Cluster | None = None
+    cluster: ConnectionInfo | None = None
     workers: dict[int, WorkerStarted] = field(default_factory=dict)
     failures: list[tuple[int, Failed]] = field(default_factory=list)
     failed_duties: Counter[str] = field(default_factory=Counter)
@@ -70,7 +70,7 @@ class Startup:
             case RankReady(node):
                 # Unbound ranks of one host report equal nodes of hundreds of CPUs: keep one.
                 self.nodes[rank] = self._interned.setdefault(node, node)
-            case Cluster():
+            case ConnectionInfo():
                 self.cluster = message
             case WorkerStarted():
                 self.workers[rank] = message
@@ -86,7 +86,7 @@ class Startup:
         Once all ranks are ready the scheduler starts; once it runs, the transport and the
         workers do; the transport is measured when the first two workers are up.
         """
-        if isinstance(message, Cluster):
+        if isinstance(message, ConnectionInfo):
             self.transport = TransportPlan.of(self.options, self.nodes, self.roles)
         if self.transport is not None:
             yield from self.transport.orders(rank, message, self.workers)
@@ -95,7 +95,7 @@ class Startup:
                 yield from self._worker_orders()  # the scheduler runs elsewhere
             case RankReady() if self.everyone_is_ready:
                 yield self._scheduler_order()
-            case Cluster():
+            case ConnectionInfo():
                 # A message of its own: it has the credentials, and is pickled once for all.
                 yield from ((worker, message) for worker in self.roles.workers)
                 yield from self._worker_orders()
@@ -292,7 +292,7 @@ class TransportPlan:
     ) -> Iterator[tuple[int, object]]:
         """Yield (rank, order) pairs that answer a message."""
         match message:
-            case Cluster():
+            case ConnectionInfo():
                 yield from self._start()
             case WorkerStarted() if self.unmeasured:
                 yield from self._measure(rank, workers)

@@ -9,7 +9,7 @@ import pytest
 
 from mpidask import SchedulerFileError
 from mpidask._dask import discovery, scheduler_file
-from mpidask._dask.cluster import Cluster
+from mpidask._dask.connection_info import ConnectionInfo
 
 
 def test_a_file_that_hangs_is_not_read_again_and_again(monkeypatch):
@@ -18,7 +18,7 @@ def test_a_file_that_hangs_is_not_read_again_and_again(monkeypatch):
     def read(path, trust):
         reads.append(path)
         answer.wait(30)
-        return Cluster(path)
+        return ConnectionInfo(path)
 
     monkeypatch.setattr(scheduler_file, "read", read)
 
@@ -30,7 +30,7 @@ def test_a_file_that_hangs_is_not_read_again_and_again(monkeypatch):
         answer.set()
         return await discovery._read("file", 30, trust=False)
 
-    assert asyncio.run(test()) == Cluster("file")
+    assert asyncio.run(test()) == ConnectionInfo("file")
     assert reads == ["file"]
     assert not discovery._reading
 

@@ -14,7 +14,7 @@ from distributed import Scheduler, Security
 import mpidask
 from mpidask import SchedulerFileError
 from mpidask._dask import scheduler_file
-from mpidask._dask.cluster import Cluster
+from mpidask._dask.connection_info import ConnectionInfo
 
 ADDRESS = "tls://10.0.0.1:8786"
 IDENTITY = {"type": "Scheduler", "id": "Scheduler-1", "address": ADDRESS, "workers": {}}
@@ -23,7 +23,7 @@ STRANGER = 12345
 
 def written(tmp_path, security=None):
     path = tmp_path / "scheduler.json"
-    scheduler_file.write(str(path), IDENTITY, Cluster(ADDRESS, security))
+    scheduler_file.write(str(path), IDENTITY, ConnectionInfo(ADDRESS, security))
     return path
 
 

@@ -101,13 +101,13 @@ def test_workers_of_another_job_s_cluster_close_their_pages():
     """The secret of that cluster is not known."""
     from distributed import Security
 
-    from mpidask._dask.cluster import Cluster
+    from mpidask._dask.connection_info import ConnectionInfo
     from mpidask._dask.worker import _http_prefix
 
-    secured = Cluster("tls://127.0.0.1:1", Security())
+    secured = ConnectionInfo("tls://127.0.0.1:1", Security())
     assert len(_http_prefix(options(), secured)) > 20
     assert _http_prefix(options(dashboard_token=False), secured) == ""
-    assert _http_prefix(options(security=True), Cluster("tcp://127.0.0.1:1")) == ""
+    assert _http_prefix(options(security=True), ConnectionInfo("tcp://127.0.0.1:1")) == ""
 
 
 def test_prefix():

@@ -8,7 +8,7 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Cluster:
+class ConnectionInfo:
     """A scheduler that runs.
 
     Attributes
