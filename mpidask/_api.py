@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 import wrapt
 
-from mpidask._dask.client import connected, connected_async
 from mpidask._errors import without_internal_frames
 from mpidask._lifecycle import forked
 from mpidask._lifecycle.front_end import JOIN, prepared, raise_once, serve
@@ -24,6 +23,7 @@ from mpidask._lifecycle.signals import Interrupt, raise_as_python_would
 from mpidask._mpi import freed
 from mpidask._options import Options
 from mpidask._signatures import with_options
+from mpidask._watch.performance_report import connected, connected_async
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from mpidask import _typing as t
     from mpidask._lifecycle.front_end import Block as ClusterBlock
-    from mpidask._lifecycle.messages import Cluster
+    from mpidask._lifecycle.messages import ConnectionInfo
 
 Yields = TypeVar("Yields")
 
@@ -147,7 +147,9 @@ class Block(Generic[Yields]):
 
 
 @contextlib.asynccontextmanager
-async def _in_thread(block: ClusterBlock, interrupt: Interrupt) -> AsyncIterator[Cluster | None]:
+async def _in_thread(
+    block: ClusterBlock, interrupt: Interrupt
+) -> AsyncIterator[ConnectionInfo | None]:
     """Enter and leave a block without holding up the event loop."""
     entering = _start_in_thread(block.__enter__)
     cancelled = await _outlast(entering, lambda: interrupt.abandon_start())

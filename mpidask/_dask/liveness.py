@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mpidask._dask.cluster import Cluster
+from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._log import logger
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class WatchedScheduler:
 class SchedulerWatch:
     """The other end: a rank that watches the scheduler of a cluster."""
 
-    def __init__(self, cluster: Cluster, on_wake: Callable[[], object]) -> None:
+    def __init__(self, cluster: ConnectionInfo, on_wake: Callable[[], object]) -> None:
         self._cluster = cluster
         self._on_wake = on_wake
         self._comm: Any = None
@@ -94,7 +94,7 @@ class SchedulerWatch:
             await _wake(self._comm)
 
 
-async def wake_leader(cluster: Cluster) -> None:
+async def wake_leader(cluster: ConnectionInfo) -> None:
     """Wake the ranks of scheduler and leader, from any other rank of the job."""
     with contextlib.suppress(OSError, asyncio.TimeoutError):
         comm = await cluster.connect("client")
@@ -102,7 +102,7 @@ async def wake_leader(cluster: Cluster) -> None:
         await comm.close()
 
 
-async def _connect_at_last(cluster: Cluster) -> Any:
+async def _connect_at_last(cluster: ConnectionInfo) -> Any:
     """Connect, or say after many attempts why not: a busy scheduler may refuse some."""
     end = time.monotonic() + _TIMEOUT
     while True:

@@ -6,9 +6,9 @@
     -------------------                ----------------------------------------
     RankReady          ------------->  when all are ready:
     scheduler starts   <-------------  StartScheduler
-    Cluster            ------------->
+    ConnectionInfo     ------------->
     data may go by MPI <-------------  StartTransport
-    workers start      <-------------  Cluster, StartWorker
+    workers start      <-------------  ConnectionInfo, StartWorker
     WorkerStarted      ------------->  if there are several nodes:
     is MPI faster?     <-------------  MeasureTransport
     TransportMeasured  ------------->

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from mpidask._dask import main_guard
+from mpidask._dask.spawn import check_main_guard
 from mpidask._errors import MPIDaskError
 from mpidask._lifecycle import single_use
 from mpidask._lifecycle.gathering import Gathering, refuse
 from mpidask._lifecycle.local_cluster import local_cluster
-from mpidask._lifecycle.messages import Cluster
+from mpidask._lifecycle.messages import ConnectionInfo
 from mpidask._lifecycle.mpi_cluster import MPICluster
 from mpidask._lifecycle.roles import (
     Roles,
@@ -51,7 +51,7 @@ _FIRST_WORD = 10
 #: Marks an exception as what this rank has against a start.
 _OBJECTION = "_is_mpidask_objection"
 
-Block = contextlib.AbstractContextManager["Cluster | None"]
+Block = contextlib.AbstractContextManager["ConnectionInfo | None"]
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ def prepared(
     TypeError, ValueError, MPIDaskError
         On one rank; the others raise `SystemExit`, so that the error is seen once.
     """
-    main_guard.check()
+    check_main_guard()
     single_use.check()
     with logging_to_stderr(), handled(interrupt, defer_to_user=True):
         block, options, runs_program = _choose(given, interrupt, front_end)

@@ -13,7 +13,7 @@ from mpidask._dask.liveness import SchedulerWatch
 from mpidask._lifecycle.liveness_guard import LIVENESS_GRACE
 from mpidask._lifecycle.member import SELDOM, SELDOM_JOINED, SOON
 from mpidask._lifecycle.messages import (
-    Cluster,
+    ConnectionInfo,
     End,
     Failed,
     Finished,
@@ -37,7 +37,7 @@ from mpidask._options import Options
 class Leader:
     """Brings the cluster up, listens while it runs, and ends it.
 
-    `start` waits for `RankReady` of all ranks, then for `Cluster`, then for enough
+    `start` waits for `RankReady` of all ranks, then for `ConnectionInfo`, then for enough
     `WorkerStarted`. While the cluster runs it hears of what fails, finishes or was sent a
     signal. `end` waits for `Done` of all ranks.
 
@@ -78,7 +78,7 @@ class Leader:
         self._startup = Startup(roles, comm.size, wanted)
         self.over: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
-    async def start(self, deadline: Deadline) -> Cluster | None:
+    async def start(self, deadline: Deadline) -> ConnectionInfo | None:
         """Bring the cluster up, then keep listening in the background.
 
         Raises
@@ -102,7 +102,7 @@ class Leader:
             self._watching.add_done_callback(self.give_up_if_failed)
         return cluster
 
-    async def _watch_scheduler(self, watch: SchedulerWatch, cluster: Cluster) -> None:
+    async def _watch_scheduler(self, watch: SchedulerWatch, cluster: ConnectionInfo) -> None:
         await watch.run()
         self._comm.wake()
         with contextlib.suppress(asyncio.TimeoutError):

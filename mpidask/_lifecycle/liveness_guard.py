@@ -15,7 +15,7 @@ from mpidask._mpi.communicator import Communicator
 if TYPE_CHECKING:
     from distributed import Scheduler
 
-    from mpidask._dask.cluster import Cluster
+    from mpidask._dask.connection_info import ConnectionInfo
 
 #: Seconds between the break of a connection and the conclusion that its other end is dead.
 LIVENESS_GRACE = 2
@@ -37,7 +37,7 @@ class LivenessGuard:
         self._roles = roles
         self._scheduler: Scheduler | None = None
         self._watched: WatchedScheduler | None = None
-        self._cluster: Cluster | None = None
+        self._cluster: ConnectionInfo | None = None
         self._waking: set[asyncio.Task[None]] = set()
         self._ending = False
         self._scheduler_closed = False
@@ -66,7 +66,7 @@ class LivenessGuard:
         if self._scheduler is not None and self._scheduler.status == Status.running:
             self.abort(f"the client on rank {self._roles.leader} is gone")
 
-    def watch(self, cluster: Cluster) -> Coroutine[Any, Any, None] | None:
+    def watch(self, cluster: ConnectionInfo) -> Coroutine[Any, Any, None] | None:
         """Take note of the cluster; give what is to run if this rank watches its scheduler.
 
         One worker watches a scheduler that is the leader, too.
@@ -77,7 +77,7 @@ class LivenessGuard:
             return None
         return self._watch(cluster)
 
-    async def _watch(self, cluster: Cluster) -> None:
+    async def _watch(self, cluster: ConnectionInfo) -> None:
         await SchedulerWatch(cluster, self._comm.wake).run()
         self._comm.wake()
         await asyncio.sleep(_SCHEDULER_GRACE)

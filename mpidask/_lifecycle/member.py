@@ -8,13 +8,13 @@ import logging
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+from mpidask._compat.distributed import cpu_quota
 from mpidask._dask.log_level import at_log_level
-from mpidask._dask.spawn import shield_worker_processes
-from mpidask._dask.system import cpu_quota
-from mpidask._dask.worker import uses_nanny
+from mpidask._dask.server_options import uses_nanny
+from mpidask._dask.spawn import shield_children
 from mpidask._lifecycle.liveness_guard import LivenessGuard
 from mpidask._lifecycle.messages import (
-    Cluster,
+    ConnectionInfo,
     Done,
     End,
     Failed,
@@ -68,7 +68,7 @@ class Member:
         self._options = options
         self._settings = settings
         self._hosts_server = comm.rank in {roles.scheduler, *roles.workers}
-        self._cluster: Cluster | None = None
+        self._cluster: ConnectionInfo | None = None
         self._scheduler: SchedulerRunner | None = None
         self._worker: WorkerSupervisor | None = None
         self._transport = RankTransport(comm)
@@ -95,11 +95,11 @@ class Member:
     def _set_up_process(self) -> None:
         self._settings.enter_context(launcher.hidden_from_children())
         if self._hosts_server:
-            from mpidask._tls import expect_ends_of_processes
+            from mpidask._compat.tls import raise_oserror_for_closed_tls
 
             self._settings.enter_context(at_log_level(self._options.log_level))
-            expect_ends_of_processes()
-        shield_worker_processes()
+            raise_oserror_for_closed_tls()
+        shield_children()
 
     async def _follow_orders(self) -> End:
         while True:
@@ -122,7 +122,7 @@ class Member:
                 self._launch("transport", self._measure(order))
             case SendByMPI():
                 self._transport.send_to_all()
-            case Cluster():
+            case ConnectionInfo():
                 self._cluster = order
                 if watching := self._guard.watch(order):
                     self._launch("scheduler watch", watching)

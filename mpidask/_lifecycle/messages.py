@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from mpidask._dask.cluster import Cluster
+from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._placement.node import Node
 from mpidask._placement.resources import WorkerSettings
 
 __all__ = [
-    "Cluster",
+    "ConnectionInfo",
     "Done",
     "End",
     "Failed",
@@ -33,7 +33,7 @@ __all__ = [
     "WorkerStarted",
 ]
 
-# -- To the leader; one more of them is `Cluster`, when the scheduler runs, which the
+# -- To the leader; one more of them is `ConnectionInfo`, when the scheduler runs, which the
 # -- leader passes on to all that host a worker. -------------------------------------
 
 
@@ -132,7 +132,7 @@ class SendByMPI:
 
 @dataclass(frozen=True)
 class StartWorker:
-    """Start a worker of the `Cluster` that was told before, or else of the one the options name.
+    """Start a worker of the cluster that was told before, or else of the one the options name.
 
     One rank `announces` what concerns all: a cluster to join has to be waited for, or the file
     system is slow.

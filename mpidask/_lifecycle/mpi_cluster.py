@@ -15,7 +15,7 @@ from mpidask._lifecycle.gathering import Gathering
 from mpidask._lifecycle.leader import Leader
 from mpidask._lifecycle.loop_thread import LoopThread
 from mpidask._lifecycle.member import Member
-from mpidask._lifecycle.messages import Cluster, End
+from mpidask._lifecycle.messages import ConnectionInfo, End
 from mpidask._lifecycle.rank_gangs import job_of
 from mpidask._lifecycle.reaction import ReactionWatch
 from mpidask._lifecycle.roles import Roles
@@ -45,7 +45,7 @@ def exit_status(error: BaseException | None) -> int:
 class MPICluster:
     """A block within which the ranks of a communicator are a cluster.
 
-    The client rank gets the `Cluster` to connect to. The other ranks serve in
+    The client rank gets the `ConnectionInfo` to connect to. The other ranks serve in
     `__enter__` until the cluster ends; then they leave the program, or get None.
 
     Everything that talks to other ranks runs in an event loop in a thread, on all
@@ -62,7 +62,7 @@ class MPICluster:
         self._settings = contextlib.ExitStack()
         self.leads = gathering.comm.Get_rank() == roles.leader
 
-    def __enter__(self) -> Cluster | None:
+    def __enter__(self) -> ConnectionInfo | None:
         single_use.entered()
         self._loop = LoopThread()
         self._reaction = self._loop.submit(self._watch_reaction()).result()
@@ -138,7 +138,7 @@ class MPICluster:
         else:
             leftovers.tell_of_threads(self._place)
 
-    def _lead(self) -> Cluster | None:
+    def _lead(self) -> ConnectionInfo | None:
         starting = self._loop.submit(self._start())
         self._interrupt.act(lambda signum: starting.cancel())
         self._interrupt.abandon_start = starting.cancel
@@ -147,7 +147,7 @@ class MPICluster:
 
         return signals.result_of(starting, self._interrupt)
 
-    async def _start(self) -> Cluster | None:
+    async def _start(self) -> ConnectionInfo | None:
         assert self._members is not None
         # An attribute: the event loop alone would let it be collected.
         self._serving = serving = asyncio.create_task(self._member().serve())

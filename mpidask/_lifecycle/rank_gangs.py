@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 from typing import TYPE_CHECKING
 
-from mpidask._dask.worker import has_workers_in_ranks
+from mpidask._dask.server_options import has_workers_in_ranks
 from mpidask._gang import jobs
 from mpidask._lifecycle.roles import Roles
 from mpidask._log import logger
@@ -19,7 +19,7 @@ from mpidask._options import Options
 if TYPE_CHECKING:
     from distributed import Scheduler
 
-    from mpidask._dask.cluster import Cluster
+    from mpidask._dask.connection_info import ConnectionInfo
     from mpidask._gang.rank import Rank
 
 
@@ -51,7 +51,7 @@ class RankGangs:
         grace, timeout = self._options.mpi_task_grace, self._options.startup_timeout
         scheduler.add_plugin(GangPlugin(scheduler, self._job, grace, timeout, self._abort))
 
-    def options_of_worker(self, options: Options, cluster: Cluster) -> Options:
+    def options_of_worker(self, options: Options, cluster: ConnectionInfo) -> Options:
         """Let the worker of this rank be known as such, and take part."""
         from mpidask._gang import rank, worker_plugin
 

@@ -13,7 +13,7 @@ from mpidask._mpi.communicator import Communicator
 from mpidask._options import Options
 
 if TYPE_CHECKING:
-    from mpidask._dask.cluster import Cluster
+    from mpidask._dask.connection_info import ConnectionInfo
 
 #: Seconds that a measurement may take.
 _MEASURE_TIMEOUT = 5
@@ -43,7 +43,7 @@ class RankTransport:
         """Let the worker of this rank have an address that tells of MPI."""
         return dataclasses.replace(options, protocol="mpi") if self._started else options
 
-    async def measure(self, order: MeasureTransport, cluster: Cluster) -> TransportMeasured:
+    async def measure(self, order: MeasureTransport, cluster: ConnectionInfo) -> TransportMeasured:
         """Compare MPI with the stream, on the way to the worker of another rank."""
         from distributed import Security
 

@@ -7,16 +7,15 @@ from collections.abc import Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mpidask._dask import dashboard, scheduler_file
-from mpidask._dask.nanny_plugins import tell_of_nanny_plugins
-from mpidask._dask.paused import report_paused
+from mpidask._dask.daemon_thread import in_daemon_thread
 from mpidask._dask.scheduler import (
     call_before_close,
-    describe_cluster,
+    connection_info,
     ended_idle,
     enough_files,
     make_security,
-    start_monitor,
     start_scheduler,
+    warn_of_nanny_plugins,
 )
 from mpidask._lifecycle.messages import StartScheduler
 from mpidask._log import logger
@@ -25,7 +24,7 @@ from mpidask._options import Options
 if TYPE_CHECKING:
     from distributed import Scheduler
 
-    from mpidask._dask.monitor import Monitor
+    from mpidask._watch.monitor import Monitor
 
 
 class SchedulerRunner:
@@ -60,20 +59,22 @@ class SchedulerRunner:
     async def _run(
         self, on_start: Callable[[Scheduler], object], before_close: Callable[[], object]
     ) -> None:
+        from mpidask._watch.monitor import start_monitor
+
         path = self._options.scheduler_file
         if path is not None:
-            await scheduler_file.in_time(scheduler_file.check_replaceable, path)
+            await asyncio.wrap_future(in_daemon_thread(scheduler_file.check, path))
         security = make_security(self._options.security)
         prefix = dashboard.choose_prefix(self._options)
         scheduler = await start_scheduler(self._options, self._order.host, security, prefix)
         self._scheduler = scheduler
         call_before_close(scheduler, before_close)
-        tell_of_nanny_plugins(scheduler)
+        warn_of_nanny_plugins(scheduler)
         self._monitor = await start_monitor(self._options, scheduler, self._order.places)
         on_start(scheduler)
-        cluster = describe_cluster(self._options, scheduler, security, prefix)
+        cluster = connection_info(self._options, scheduler, security, prefix)
         self._running = asyncio.current_task()
-        async with scheduler_file.written_in_time(path, scheduler, cluster):
+        async with scheduler_file.written(path, scheduler, cluster):
             self._report(cluster)
             await scheduler.finished()
         if ended_idle(scheduler) and not self._stopping:
@@ -85,6 +86,8 @@ class SchedulerRunner:
 
     def later_duties(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         """Yield, by name, what is to run from when the user's function runs."""
+        from mpidask._watch.paused import report_paused
+
         if self._scheduler is not None:
             yield "memory watch", report_paused(self._scheduler)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 
-from mpidask._lifecycle.messages import Cluster, RankReady, StartScheduler, StartWorker
+from mpidask._lifecycle.messages import ConnectionInfo, RankReady, StartScheduler, StartWorker
 from mpidask._lifecycle.startup import Startup
 from mpidask._lifecycle.transport_plan import TransportPlan
 from mpidask._options import Options
@@ -21,7 +21,7 @@ def start_orders(
     When all ranks are ready the scheduler is to start; when it has, the transport and the
     workers are.
     """
-    if isinstance(message, Cluster):
+    if isinstance(message, ConnectionInfo):
         startup.transport = TransportPlan.of(options, startup.nodes, startup.roles)
     if startup.transport is not None:
         yield from startup.transport.orders(rank, message, startup.workers)
@@ -30,7 +30,7 @@ def start_orders(
             yield from _worker_orders(None, startup, options)  # the scheduler runs elsewhere
         case RankReady() if startup.everyone_is_ready:
             yield _scheduler_order(startup, options)
-        case Cluster():
+        case ConnectionInfo():
             # By itself: it has the credentials, and is the same for all.
             yield from ((worker, message) for worker in startup.roles.workers)
             yield from _worker_orders(message, startup, options)
@@ -47,7 +47,7 @@ def _scheduler_order(startup: Startup, options: Options) -> tuple[int, StartSche
 
 
 def _worker_orders(
-    cluster: Cluster | None, startup: Startup, options: Options
+    cluster: ConnectionInfo | None, startup: Startup, options: Options
 ) -> Iterator[tuple[int, StartWorker]]:
     roles, name = startup.roles, options.name
     if cluster is None:

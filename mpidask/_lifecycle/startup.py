@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass, field
 
 from mpidask._errors import StartupError
-from mpidask._lifecycle.messages import Cluster, Failed, RankReady, WorkerStarted
+from mpidask._lifecycle.messages import ConnectionInfo, Failed, RankReady, WorkerStarted
 from mpidask._lifecycle.roles import Roles
 from mpidask._lifecycle.transport_plan import TransportPlan
 from mpidask._log import logger
@@ -37,7 +37,7 @@ class Startup:
     size: int
     wanted: int
     nodes: dict[int, Node] = field(default_factory=dict)
-    cluster: Cluster | None = None
+    cluster: ConnectionInfo | None = None
     workers: dict[int, WorkerStarted] = field(default_factory=dict)
     failures: list[tuple[int, Failed]] = field(default_factory=list)
     failed_duties: Counter[str] = field(default_factory=Counter)
@@ -50,7 +50,7 @@ class Startup:
             case RankReady(node):
                 # Unbound ranks of a host tell the same, with hundreds of CPUs: keep it once.
                 self.nodes[rank] = self._alike.setdefault(node, node)
-            case Cluster():
+            case ConnectionInfo():
                 self.cluster = message
             case WorkerStarted():
                 self.workers[rank] = message

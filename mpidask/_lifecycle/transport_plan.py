@@ -7,9 +7,9 @@ from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from mpidask._dask.worker import has_workers_in_ranks
+from mpidask._dask.server_options import has_workers_in_ranks
 from mpidask._lifecycle.messages import (
-    Cluster,
+    ConnectionInfo,
     Failed,
     MeasureTransport,
     SendByMPI,
@@ -81,7 +81,7 @@ class TransportPlan:
     ) -> Iterator[tuple[int, object]]:
         """Yield ranks and the orders to send them now, while the cluster starts or runs."""
         match message:
-            case Cluster():
+            case ConnectionInfo():
                 yield from self._start()
             case WorkerStarted() if self.unmeasured:
                 yield from self._measure(rank, workers)

@@ -15,13 +15,14 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
+from mpidask._compat.distributed import CLUSTER_ENDS
 from mpidask._dask import worker as workers
 from mpidask._dask.client import close_clients_of_tasks, found_by_clients
-from mpidask._dask.discovery import find_cluster
 from mpidask._dask.memory import watch_memory
-from mpidask._dask.rank_worker import CLUSTER_ENDS, TASK_EXIT, status_of
+from mpidask._dask.rank_worker import TASK_EXIT, status_of
+from mpidask._dask.scheduler_file import find_cluster
 from mpidask._errors import SchedulerFileError
-from mpidask._lifecycle.messages import Cluster, Failed, StartWorker, WorkerStarted
+from mpidask._lifecycle.messages import ConnectionInfo, Failed, StartWorker, WorkerStarted
 from mpidask._log import WORD_INTERVAL, logger
 from mpidask._mpi.deadline import Deadline
 from mpidask._options import Options
@@ -43,7 +44,7 @@ class WorkerSupervisor:
     ----------
     options : Options
     order : StartWorker
-    cluster : Cluster or None
+    cluster : ConnectionInfo or None
         The cluster of the worker; None: the one that the options name.
     report : callable
         Called with each message for the leader.
@@ -58,7 +59,7 @@ class WorkerSupervisor:
         self,
         options: Options,
         order: StartWorker,
-        cluster: Cluster | None,
+        cluster: ConnectionInfo | None,
         report: Callable[[object], None],
         on_cluster_end: Callable[[], object],
         found_by_tasks: contextlib.ExitStack | None = None,
@@ -90,7 +91,7 @@ class WorkerSupervisor:
                 if attempt == 0:
                     self._report_start()
                 await self._worker.finished()
-                if workers.stays_away(self._worker, joined=self._joins):
+                if workers.is_closed_for_good(self._worker, joined=self._joins):
                     return
             if self._stopping or (self._joins and not self._options.reconnect):
                 return

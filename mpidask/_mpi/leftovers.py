@@ -14,9 +14,10 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from mpidask._compat.python import call_before_threads_are_joined
 from mpidask._log import WORD_INTERVAL, logger, logging_to_stderr
 from mpidask._mpi.deadline import Deadline
 
@@ -71,7 +72,7 @@ def tell_of_threads(place: str) -> None:
     """Say what this process waits for if threads of the program hold up its end."""
     _watch.place = place
     if _watch.thread is None:
-        _call_before_threads_are_waited_for(_watch.program_ended.set)
+        call_before_threads_are_joined(_watch.program_ended.set)
         atexit.register(_watch.threads_ended.set)  # Python calls it when it has waited for threads
         _watch.thread = threading.Thread(target=_see_to_the_end, name="mpidask-end", daemon=True)
         _watch.thread.start()
@@ -96,15 +97,6 @@ def wait_until_left_behind() -> None:
     if _watch.deadline is not None and _watch.thread is not None:
         _watch.threads_ended.set()
         _watch.thread.join()
-
-
-def _call_before_threads_are_waited_for(function: Callable[[], object]) -> None:
-    """Let Python call this when the program has ended.
-
-    Pools wait for their threads by means of this private function; what is registered last is
-    called first. In public, the main thread counts as ended only when no pool has a thread left.
-    """
-    threading._register_atexit(function)  # type: ignore[attr-defined]
 
 
 def _see_to_the_end() -> None:

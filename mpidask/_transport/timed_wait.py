@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 
 from mpi4py import MPI
 
+from mpidask._compat.mpi4py import handle_of
+
 #: Seconds in which a wait asks MPI again and again, and lets others have the CPU in between:
 #: MPI itself spins, and the other end may need this very CPU to move the data.
 _POLLING = 0.002
 #: A function of C that does nothing to speak of, takes no arguments, and returns 0: success.
 _NOTHING = ctypes.CDLL(None).sched_yield
-#: What a request is to C: a number, or a pointer.
-_HANDLE = ctypes.c_int if MPI._sizeof(MPI.Request) == 4 else ctypes.c_void_p
 
 
 def _library() -> ctypes.CDLL | None:
@@ -113,16 +113,15 @@ class TimedWait:
         if self._mpi is None:
             self._request = MPI.Grequest.Start(None, None, None)
             return
-        address = ctypes.c_void_p(MPI._addressof(self._request))
-        _check(self._mpi.MPI_Grequest_start(_NOTHING, _NOTHING, _NOTHING, None, address))
+        handle = ctypes.byref(handle_of(self._request))
+        _check(self._mpi.MPI_Grequest_start(_NOTHING, _NOTHING, _NOTHING, None, handle))
 
     def _complete(self) -> None:
         self._pending = False
         if self._mpi is None:
             self._request.Complete()  # type: ignore[attr-defined]
             return
-        handle = _HANDLE.from_address(MPI._addressof(self._request))
-        _check(self._mpi.MPI_Grequest_complete(handle))
+        _check(self._mpi.MPI_Grequest_complete(handle_of(self._request)))
 
     def _run(self) -> None:
         with self._changed:

@@ -28,7 +28,7 @@ class SimulatedRanks:
 
     rank = 1
 
-    def __init__(self, size: int, cluster: m.Cluster) -> None:
+    def __init__(self, size: int, cluster: m.ConnectionInfo) -> None:
         self.size = size
         self.bytes: Counter[str] = Counter()
         self._last: tuple[object, bytes] | None = None
@@ -98,7 +98,7 @@ def node_of(rank: int) -> Node:
 async def lead(ranks: int, transport: str) -> tuple[float, float, Counter[str]]:
     """Start and end a job; give the CPU seconds of both, and the bytes of all messages."""
     address = "10.0.0.1"
-    cluster = m.Cluster(
+    cluster = m.ConnectionInfo(
         f"tls://{address}:40000",
         make_security(True),
         f"http://{address}:8787/status",

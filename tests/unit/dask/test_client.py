@@ -10,7 +10,7 @@ from distributed import Security
 from distributed.utils import import_term
 
 from mpidask._dask.client import found_by_clients
-from mpidask._dask.cluster import Cluster
+from mpidask._dask.connection_info import ConnectionInfo
 
 ADDRESS = "tls://127.0.0.1:1"
 
@@ -22,7 +22,7 @@ def loaded(address):
 
 def test_credentials_are_for_their_own_cluster():
     security = Security.temporary()
-    with found_by_clients(Cluster(ADDRESS, security)):
+    with found_by_clients(ConnectionInfo(ADDRESS, security)):
         assert dask.config.get("scheduler-address") == ADDRESS
         assert loaded(ADDRESS) is security
         assert loaded("tls://127.0.0.1:2") is None
@@ -34,7 +34,7 @@ def test_all_is_as_found():
         dask.config.get("scheduler-address", None),
         list(logging.getLogger("distributed.client").filters),
     )
-    with pytest.raises(LookupError), found_by_clients(Cluster(ADDRESS, Security())):
+    with pytest.raises(LookupError), found_by_clients(ConnectionInfo(ADDRESS, Security())):
         raise LookupError
     assert dask.config.get("distributed.client.security-loader") is None
     after = (
@@ -45,7 +45,7 @@ def test_all_is_as_found():
 
 
 def test_without_security_clients_are_let_in_by_what_is_configured():
-    with found_by_clients(Cluster("tcp://127.0.0.1:1")):
+    with found_by_clients(ConnectionInfo("tcp://127.0.0.1:1")):
         assert dask.config.get("distributed.client.security-loader") is None
 
 
@@ -53,7 +53,7 @@ def test_without_security_clients_are_let_in_by_what_is_configured():
 def test_clients_go_to_workers_directly_unless_configured_otherwise(own, expected):
     key = "distributed.client.direct-to-workers"
     with dask.config.set({key: own}):
-        with found_by_clients(Cluster("tcp://127.0.0.1:1"), direct=True):
+        with found_by_clients(ConnectionInfo("tcp://127.0.0.1:1"), direct=True):
             assert dask.config.get(key) is expected
-        with found_by_clients(Cluster("tcp://127.0.0.1:1")):
+        with found_by_clients(ConnectionInfo("tcp://127.0.0.1:1")):
             assert dask.config.get(key) is own

@@ -10,7 +10,7 @@ import pytest
 from distributed import Scheduler, Security
 
 from mpidask._dask import liveness
-from mpidask._dask.cluster import Cluster
+from mpidask._dask.connection_info import ConnectionInfo
 
 
 @contextlib.asynccontextmanager
@@ -19,7 +19,7 @@ async def watched_scheduler(secured, on_wake, on_disconnect):
     arguments = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
     async with Scheduler(host="127.0.0.1", security=security, **arguments) as scheduler:
         watched = liveness.WatchedScheduler(scheduler, on_wake, on_disconnect)
-        yield watched, Cluster(scheduler.address, security)
+        yield watched, ConnectionInfo(scheduler.address, security)
 
 
 async def start_watching(watched, cluster, on_wake=lambda: None):
@@ -79,14 +79,14 @@ def test_waking_a_dead_scheduler_is_no_error():
 
 
 def test_a_scheduler_that_refuses_at_first_is_watched(monkeypatch):
-    connect, refusals = Cluster.connect, [OSError("deliberate"), asyncio.TimeoutError()]
+    connect, refusals = ConnectionInfo.connect, [OSError("deliberate"), asyncio.TimeoutError()]
 
     async def connect_at_last(cluster, role):
         if refusals:
             raise refusals.pop()
         return await connect(cluster, role)
 
-    monkeypatch.setattr(Cluster, "connect", connect_at_last)
+    monkeypatch.setattr(ConnectionInfo, "connect", connect_at_last)
     monkeypatch.setattr(liveness, "_PAUSE", 0)
 
     async def scene():
@@ -103,9 +103,9 @@ def test_a_scheduler_that_is_never_reached_is_gone(monkeypatch, caplog):
     async def connect(cluster, role):
         raise OSError("deliberate")
 
-    monkeypatch.setattr(Cluster, "connect", connect)
+    monkeypatch.setattr(ConnectionInfo, "connect", connect)
     monkeypatch.setattr(liveness, "_TIMEOUT", -1)
-    watch = liveness.SchedulerWatch(Cluster("tcp://127.0.0.1:1"), int)
+    watch = liveness.SchedulerWatch(ConnectionInfo("tcp://127.0.0.1:1"), int)
     run(watch.run)
     assert "no connection to the scheduler" in caplog.text
     assert "deliberate" in caplog.text
@@ -117,7 +117,7 @@ def test_nobody_waits_for_a_scheduler_that_says_nothing(scheme, listen, monkeypa
     monkeypatch.setattr(liveness, "_TIMEOUT", -1)
     silent = listen(lambda connection: None)
     security = Security.temporary() if scheme == "tls" else None
-    cluster = Cluster(f"{scheme}://{silent}", security)
+    cluster = ConnectionInfo(f"{scheme}://{silent}", security)
 
     async def scene():
         with dask.config.set({"distributed.comm.timeouts.connect": "200 ms"}):

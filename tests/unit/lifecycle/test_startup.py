@@ -6,7 +6,7 @@ import pytest
 
 from mpidask import StartupError
 from mpidask._lifecycle.messages import (
-    Cluster,
+    ConnectionInfo,
     Done,
     Failed,
     RankReady,
@@ -18,7 +18,7 @@ from mpidask._lifecycle.startup import Startup
 from mpidask._placement.node import Node
 
 GIB = 2**30
-CLUSTER = Cluster("tls://10.0.0.1:4000")
+CLUSTER = ConnectionInfo("tls://10.0.0.1:4000")
 WORKER = WorkerStarted(nthreads=2, memory_limit=GIB)
 
 
@@ -233,7 +233,7 @@ def test_time_out_of_a_large_job_stays_readable():
 
 def test_summary():
     startup = starting(8)
-    up(startup, Cluster("tls://10.0.0.1:4000", object(), "http://10.0.0.1:8787/status"))
+    up(startup, ConnectionInfo("tls://10.0.0.1:4000", object(), "http://10.0.0.1:8787/status"))
     assert startup.summary() == (
         "6 workers on 3 nodes, 12 threads, 6.00 GiB memory, data by sockets, "
         "scheduler tls://10.0.0.1:4000, "
@@ -244,14 +244,14 @@ def test_summary():
 def test_summary_with_a_secret_link():
     startup = starting(8)
     link = "http://10.0.0.1:8787/secret/status"
-    up(startup, Cluster("tls://10.0.0.1:4000", object(), link, dashboard_open_to=None))
+    up(startup, ConnectionInfo("tls://10.0.0.1:4000", object(), link, dashboard_open_to=None))
     assert startup.summary().endswith(f", dashboard {link}")
 
 
 def test_summary_has_the_tunnel_to_the_dashboard():
     startup = starting(8)
     link, tunnel = "http://10.0.0.1:8787/status", "ssh -N -L 8787:10.0.0.1:8787 ana@login1"
-    up(startup, Cluster("tls://10.0.0.1:4000", object(), link, tunnel))
+    up(startup, ConnectionInfo("tls://10.0.0.1:4000", object(), link, tunnel))
     assert startup.summary().endswith(
         f", dashboard {link} (from outside: {tunnel}), open to everyone who can reach it"
     )

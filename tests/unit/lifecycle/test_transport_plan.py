@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mpidask._lifecycle.messages import (
-    Cluster,
+    ConnectionInfo,
     Failed,
     MeasureTransport,
     SendByMPI,
@@ -21,7 +21,7 @@ from mpidask._lifecycle.transport_plan import possible_transport
 from mpidask._options import Options
 from mpidask._placement.node import Node
 
-CLUSTER = Cluster("tls://10.0.0.1:4000", object())
+CLUSTER = ConnectionInfo("tls://10.0.0.1:4000", object())
 
 
 class Start:
@@ -40,7 +40,7 @@ class Start:
         orders = list(start_orders(rank, message, self.startup, self.options))
         self.kinds = [type(order) for _, order in orders]
         self.sent = orders
-        others = (Cluster, StartWorker)
+        others = (ConnectionInfo, StartWorker)
         return {rank: order for rank, order in orders if not isinstance(order, others)}
 
     def up(self, *ranks):
@@ -63,7 +63,7 @@ def test_all_ranks_take_part_before_the_workers_start():
     start = Start("a", "a", "a", "b", transport="mpi")
     orders = start.hear(0, CLUSTER)
     assert peers(orders) == {0: {1, 2, 3}, 1: {0, 2, 3}, 2: {0, 1, 3}, 3: {0, 1, 2}}
-    assert start.kinds == [StartTransport] * 4 + [Cluster] * 2 + [StartWorker] * 2
+    assert start.kinds == [StartTransport] * 4 + [ConnectionInfo] * 2 + [StartWorker] * 2
     assert len({order.job for order in orders.values()}) == 1
     assert start.hear(0, CLUSTER)[0].job != orders[0].job
     assert not start.up(2, 3)

@@ -10,10 +10,10 @@ import pytest
 from distributed.core import Status
 from distributed.utils import warn_on_duration
 
+from mpidask._compat.distributed import CLUSTER_ENDS, RESTARTED
 from mpidask._dask import worker as workers
-from mpidask._dask.rank_worker import CLUSTER_ENDS, RESTARTED
 from mpidask._lifecycle import worker_supervisor
-from mpidask._lifecycle.messages import Cluster, Failed, StartWorker
+from mpidask._lifecycle.messages import ConnectionInfo, Failed, StartWorker
 from mpidask._lifecycle.worker_supervisor import WorkerSupervisor
 from mpidask._options import Options
 from mpidask._placement.resources import WorkerSettings
@@ -70,7 +70,7 @@ def test_only_failures_make_it_slower(monkeypatch, fates, pauses):
         slept.append(pytest.approx(pause))
 
     monkeypatch.setattr(worker_supervisor.asyncio, "sleep", sleep)
-    supervisor = supervise(Cluster("tcp://127.0.0.1:1"), said)
+    supervisor = supervise(ConnectionInfo("tcp://127.0.0.1:1"), said)
     asyncio.run(supervisor.run())
     assert slept == pauses
     failures = fates.count(FAILS) + fates.count(UNMADE)
@@ -85,7 +85,7 @@ def test_one_rank_tells_of_a_slow_file_system(monkeypatch, recwarn, announces):
 
     monkeypatch.setattr(workers, "make_worker", make_worker)
     monkeypatch.setattr(workers, "threads_and_memory", lambda *args: (1, 1))
-    supervisor = supervise(Cluster("tcp://127.0.0.1:1"), [], announces=announces)
+    supervisor = supervise(ConnectionInfo("tcp://127.0.0.1:1"), [], announces=announces)
     asyncio.run(supervisor.run())
     assert [str(one.message).startswith(SLOW) for one in recwarn] == [True] * announces
 

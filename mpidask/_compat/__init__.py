@@ -1,0 +1,1 @@
+"""Private API of other packages, each use fenced in one function with a contract test."""
