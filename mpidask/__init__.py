@@ -12,6 +12,7 @@ imported, only when you ask for a cluster.
 import sys as _sys
 
 from mpidask._api import join_existing, mpi_dask, mpi_dask_main
+from mpidask._compat.python import is_import_statement as _is_import_statement
 from mpidask._dask.scheduler_file import connection
 from mpidask._errors import (
     MPIDaskError,
@@ -46,7 +47,6 @@ Shared = DistributedArray
 #: The version of this package.
 __version__ = "0.1.0"
 
-_IMPORT_SYSTEM = {"importlib._bootstrap", "_frozen_importlib"}
 _IN_DASK_MPI = {
     "initialize": "write 'with mpi_dask() as client:', or run python -m mpidask script.py",
     "execute": "decorate the function with @mpi_dask_main",
@@ -60,6 +60,5 @@ def __getattr__(name: str) -> object:
         hint = f"{name} is dask-mpi's, mpidask has none: {_IN_DASK_MPI[name]}"
         # `from mpidask import initialize` asks first whether there is one, and would make its
         # own ImportError, without the hint, of an AttributeError.
-        asking = _sys._getframe(1).f_globals.get("__name__")
-        raise ImportError(hint) if asking in _IMPORT_SYSTEM else AttributeError(hint)
+        raise (ImportError if _is_import_statement(_sys._getframe(1)) else AttributeError)(hint)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,7 +25,7 @@ import wrapt
 from mpidask import __version__
 from mpidask import _diagnosis as diagnosis
 from mpidask._api import mpi_dask
-from mpidask._dask.one_machine import scripts_for_one_machine
+from mpidask._dask.client import local_scripts_use_the_job
 from mpidask._errors import MPIDaskError, without_internal_frames
 from mpidask._flags import DIAGNOSE, Positional, RankedCommand, flags, given
 from mpidask._lifecycle.front_end import is_usage_error
@@ -50,7 +50,7 @@ def run(
     _refuse_dask_mpi()
     try:
         # exit=True: no other rank may run the script.
-        with mpi_dask(**given(values), exit=True), scripts_for_one_machine():
+        with mpi_dask(**given(values), exit=True), local_scripts_use_the_job():
             _run_as_python_would(execute, module or code or argv[0])
     except (MPIDaskError, TypeError, ValueError) as error:
         if not is_usage_error(error):

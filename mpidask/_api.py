@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 import wrapt
 
-from mpidask._dask.client import connected, connected_async
 from mpidask._errors import without_internal_frames
 from mpidask._lifecycle.front_end import JOIN, prepared, raise_once, serve
 from mpidask._lifecycle.signals import Interrupt, raise_as_python_would
@@ -24,6 +23,7 @@ from mpidask._mpi import initialize, job_exit
 from mpidask._options import JoinOptions, Options, ProgramOptions
 from mpidask._signatures import with_options
 from mpidask._threads import in_daemon_thread
+from mpidask._watch.performance_report import connected, connected_async
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -1,29 +1,30 @@
-"""The client rank's connection to the cluster, and what a bare `Client()` needs for it."""
+"""The client rank's connection to the cluster, and how a bare `Client()` finds it."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import inspect
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mpidask._dask import dashboard, performance_report
+from mpidask._compat.check import check_private_api
+from mpidask._compat.distributed import SCHEDULER_LOST, all_clients, forget_client
+from mpidask._dask import dashboard
 from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._dask.log_level import at_log_level
-from mpidask._dask.performance_report import code_of_the_program
 from mpidask._errors import StartupError
 from mpidask._log import logger
-from mpidask._options import Options
 from mpidask._threads import to_daemon_thread
 
 if TYPE_CHECKING:
     from distributed import Client
 
 
-#: The credentials of the clusters, by address, that this process is connected to.
+#: The credentials of the clusters that this process is connected to, by address.
 _credentials: dict[str, Any] = {}
 #: Seconds in which a client notices that its scheduler has ended.
 _NOTICE = 0.5
@@ -32,10 +33,10 @@ _CLOSE_TIMEOUT = 2
 
 
 def credentials_for(connection: Mapping[str, Any]) -> Any:
-    """Give the credentials of a cluster to a bare `distributed.Client()`.
+    """Return the credentials of a cluster, for a bare `distributed.Client()`.
 
-    Dask's configuration names this function, as its ``distributed.client.security-loader``,
-    and does not hold the credentials: it is dumped, logged and shown.
+    Dask's configuration names this function as its ``distributed.client.security-loader``, rather
+    than hold the credentials: it is dumped, logged and shown.
 
     Parameters
     ----------
@@ -47,20 +48,21 @@ def credentials_for(connection: Mapping[str, Any]) -> Any:
 
 @contextlib.contextmanager
 def found_by_clients(cluster: ConnectionInfo, *, direct: bool = False) -> Iterator[None]:
-    """Let a bare `distributed.Client()` find the cluster, and be let in.
+    """Let a bare `distributed.Client()` find the cluster, with its credentials.
 
-    Of each process, one thing does this at a time: the block of the client rank, or its worker.
+    A process uses this once at a time: for the block of the client rank, or for its worker.
 
     Parameters
     ----------
     cluster : ConnectionInfo
     direct : bool
-        Whether data go between client and workers, and not by way of the scheduler.
+        Whether data go directly between client and workers, not through the scheduler.
     """
     import dask
 
-    from mpidask._tls import expect_ends_of_processes
+    from mpidask._compat.tls import raise_oserror_for_closed_tls
 
+    check_private_api()
     config: dict[str, Any] = {"scheduler-address": cluster.address}
     direct_to_workers = "distributed.client.direct-to-workers"
     if direct and dask.config.get(direct_to_workers, None) is None:
@@ -68,7 +70,7 @@ def found_by_clients(cluster: ConnectionInfo, *, direct: bool = False) -> Iterat
     if cluster.security is not None:
         loader = f"{credentials_for.__module__}.{credentials_for.__name__}"
         config["distributed.client.security-loader"] = loader
-    expect_ends_of_processes()
+    raise_oserror_for_closed_tls()
     for log in _client_logs():
         log.addFilter(_is_news)
     _credentials[cluster.address] = cluster.security
@@ -86,22 +88,19 @@ def _client_logs() -> list[logging.Logger]:
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    # A scheduler that ends, or is gone, is told of by the leader.
-    gone = ("Failed to reconnect to scheduler", "Batched Comm Closed")
-    return not str(record.msg).startswith(gone)
+    # The leader reports the end or the loss of the scheduler.
+    return not str(record.msg).startswith(SCHEDULER_LOST)
 
 
 def give_up_reconnecting(cluster: ConnectionInfo) -> None:
-    """Close the clients of a scheduler that has ended: they would try for half a minute."""
+    """Close the clients of a scheduler that has ended: they would retry for half a minute."""
     for client, loop in _clients_of(cluster.address):
         loop.add_callback(_close_if_lost, client)
 
 
 def _clients_of(address: str) -> Iterator[tuple[Client, Any]]:
-    """Find all clients of a cluster in this process, and their loops, whoever has made them."""
-    from distributed import Client
-
-    for client in list(Client._instances):  # there is no public list of all
+    """Find all clients of a cluster in this process, and their loops."""
+    for client in all_clients():
         ours = client.scheduler is not None and client.scheduler.address == address
         if ours and client.loop is not None and client.status != "closed":
             yield client, client.loop
@@ -110,7 +109,7 @@ def _clients_of(address: str) -> Iterator[tuple[Client, Any]]:
 async def close_clients_of_tasks(address: str) -> None:
     """Close the clients that tasks have left open in the process of a worker that ends.
 
-    They would try to reconnect while Python ends, and say so at length.
+    They would try to reconnect while Python exits, with long tracebacks.
     """
     # In threads: in its event loop, a client that tries to reconnect would first wait for that.
     closing = [
@@ -130,49 +129,34 @@ async def _close_if_lost(client: Client) -> None:
 
 
 @contextlib.contextmanager
-def connected(cluster: ConnectionInfo, options: Options, *, direct: bool) -> Iterator[Client]:
+def connected(cluster: ConnectionInfo, *, direct: bool) -> Iterator[Client]:
     """Connect a client, and close it at the end, if the program has not."""
     from distributed import Client
 
-    report = performance_report.prepared(options)
     with found_by_clients(cluster, direct=direct):
         with _explained(cluster):
             client = Client(cluster.address, security=cluster.security)
         try:
-            if report is not None:
-                client.sync(report.start, client, code_of_the_program(client))
             yield client
         finally:
-            with _logged("write the performance report"):
-                if report is not None and report.can_be_finished():
-                    client.sync(report.finish)
-            with _logged("close the client"):
+            with logged("close the client"):
                 client.close()
                 for forgotten in _forgotten_clients(cluster):
                     forgotten.close()
 
 
 @contextlib.asynccontextmanager
-async def connected_async(
-    cluster: ConnectionInfo, options: Options, *, direct: bool
-) -> AsyncIterator[Client]:
+async def connected_async(cluster: ConnectionInfo, *, direct: bool) -> AsyncIterator[Client]:
     """Do the same as `connected` for a client of the running event loop."""
     from distributed import Client
 
-    # The file system may take its time, which the user's event loop has not.
-    report = await to_daemon_thread(performance_report.prepared, options)
     with found_by_clients(cluster, direct=direct):
         with _explained(cluster):
             client = await Client(cluster.address, security=cluster.security, asynchronous=True)
         try:
-            if report is not None:
-                await report.start(client, code_of_the_program(client))
             yield client
         finally:
-            with _logged("write the performance report"):
-                if report is not None and report.can_be_finished():
-                    await report.finish()
-            with _logged("close the client"):
+            with logged("close the client"):
                 await client.close()
                 for forgotten in _forgotten_clients(cluster):
                     closing = forgotten.close()
@@ -183,7 +167,7 @@ async def connected_async(
 def _forgotten_clients(cluster: ConnectionInfo) -> Iterator[Client]:
     """Find the clients that the program has made by `Client()` and not closed.
 
-    They would try to reconnect, and say so at length, until the program ends.
+    They would try to reconnect until the program ends, with long tracebacks.
     """
     from distributed import Client
 
@@ -200,9 +184,7 @@ def _forgotten_clients(cluster: ConnectionInfo) -> Iterator[Client]:
         if client.loop.asyncio_loop.is_running():
             yield client
         else:
-            # An asynchronous one, whose event loop has ended: it can do nothing any more,
-            # but to distributed it is the current client until it has this status.
-            client.status = "closed"
+            forget_client(client)  # an asynchronous one, whose event loop has ended
 
 
 @contextlib.contextmanager
@@ -219,10 +201,67 @@ def _explained(cluster: ConnectionInfo) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _logged(deed: str) -> Iterator[None]:
-    """Let nothing that goes wrong at the end hide how the user's function ended."""
+def logged(what: str) -> Iterator[None]:
+    """Log what goes wrong at the end, so that it does not hide how the user's function ended."""
     try:
         with at_log_level(logging.CRITICAL):  # a client whose scheduler is gone has lost nothing
             yield
     except Exception as error:
-        logger.warning("could not %s: %s: %s", deed, type(error).__name__, error)
+        logger.warning("could not %s: %s: %s", what, type(error).__name__, error)
+
+
+# -- Scripts that were written for one machine, under ``python -m mpidask``. --------------------
+
+
+@contextlib.contextmanager
+def local_scripts_use_the_job() -> Iterator[None]:
+    """Treat `Client(n_workers=2)` as a plain `Client()`, and warn of a `LocalCluster`.
+
+    Since Dask's configuration has the address of a scheduler, distributed would refuse a client's
+    arguments for a `LocalCluster`.
+    """
+    from distributed import Client, LocalCluster
+
+    with _wrapped(Client, _using_the_job), _wrapped(LocalCluster, _with_warning):
+        yield
+
+
+@contextlib.contextmanager
+def _wrapped(cls: type, wrapper: Callable[[Any], Any]) -> Iterator[None]:
+    # There is no public hook for when these are made.
+    original = cls.__init__  # type: ignore[misc]
+    cls.__init__ = wrapper(original)  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        cls.__init__ = original  # type: ignore[misc]
+
+
+def _using_the_job(original: Any) -> Any:
+    known = inspect.signature(original).parameters.keys()
+
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        of_local_cluster = sorted(kwargs.keys() - known)
+        if of_local_cluster and not args and kwargs.get("address") is None:
+            logger.warning(
+                "Client(%s=...) uses the workers of this job, as a plain Client() does",
+                "=..., ".join(of_local_cluster),
+            )
+            kwargs = {name: value for name, value in kwargs.items() if name in known}
+        original(self, *args, **kwargs)
+
+    return init
+
+
+def _with_warning(original: Any) -> Any:
+    @functools.wraps(original)
+    def init(self: Any, *args: Any, **kwargs: Any) -> None:
+        logger.warning(
+            "%s() starts workers on this rank's node alone, and leaves those of the job idle: a "
+            "plain Client() uses them",
+            type(self).__name__,
+        )
+        original(self, *args, **kwargs)
+
+    return init

@@ -9,23 +9,23 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ConnectionInfo:
-    """A scheduler that runs.
+    """How to reach the scheduler of a cluster, and its dashboard.
 
     Attributes
     ----------
     address : str
         Where the scheduler listens.
     security : distributed.Security, optional
-        The credentials to come in with.
+        The credentials that it asks for.
     dashboard : str, optional
         The link of its dashboard.
     tunnel : str, optional
-        The command that makes this link work outside the batch job.
+        The ssh command that makes this link work outside of the batch job.
     dashboard_open_to : str, optional
         Who can look at the dashboard; None if its link has a secret.
     http_prefix : str, optional
-        What the paths of all web pages begin with. It may be a secret, and is not known of
-        the cluster of another job.
+        What the paths of all web pages begin with. It may be a secret; None if it is not known,
+        as for the cluster of another job.
     """
 
     address: str
@@ -43,13 +43,13 @@ class ConnectionInfo:
         role : str
             One of `distributed.Security`, such as ``"client"``.
         timeout : float, optional
-            Seconds; default: as in Dask's configuration. That of `distributed.comm.connect` ends
-            when a connection stands, though the other end may never say a word.
+            Seconds; default: as in Dask's configuration. `distributed.comm.connect` itself waits
+            without a limit for the first message once TCP is connected.
 
         Raises
         ------
         asyncio.TimeoutError
-            If the other end says nothing.
+            If the other end sends nothing.
         OSError, TypeError, ValueError, RuntimeError
             As `distributed.comm.connect` does.
         """

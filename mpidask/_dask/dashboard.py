@@ -1,4 +1,4 @@
-"""The scheduler's dashboard: how to get to it."""
+"""The dashboard of the scheduler: its link, who can open it, and the way there."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ if TYPE_CHECKING:
 
     from mpidask._options import Options
 
-#: The variables in which Slurm, PBS, LSF and Grid Engine name the host a job was
-#: submitted from: the one its user can reach by ssh.
+#: The variables in which Slurm, PBS, LSF and Grid Engine name the host that a job was
+#: submitted from, which its user can reach by ssh.
 _SUBMIT_HOST_VARIABLES = ("SLURM_SUBMIT_HOST", "PBS_O_HOST", "LSB_SUB_HOST", "SGE_O_HOST")
 
 
 def on_loopback(options: Options) -> bool:
-    """Tell whether the dashboard is for the scheduler's node alone."""
+    """Whether the dashboard is for the scheduler's node alone."""
     host = options.dashboard_address.rpartition(":")[0]
     return host == "localhost" or host.startswith("127.") or host in ("::1", "[::1]")
 
 
 def installed() -> bool:
-    """Tell whether bokeh is there, which distributed makes its dashboard with."""
+    """Whether bokeh is installed, which distributed makes its dashboard with."""
     return importlib.util.find_spec("bokeh") is not None
 
 
 def choose_prefix(options: Options) -> str:
-    """Choose what the paths of all web pages begin with; it has no slash at its end."""
+    """Return what the paths of all web pages begin with, without a slash at the end."""
     if _is_secret(options):
         return "/" + secrets.token_urlsafe(16)
     path = str(options.scheduler_options.get("http_prefix") or "").strip("/")
@@ -43,16 +43,16 @@ def choose_prefix(options: Options) -> str:
 
 
 def _is_secret(options: Options) -> bool:
-    """Tell whether only those find the pages who were given their link.
+    """Whether the pages are found by their link only.
 
-    A scheduler that lets everybody in can be asked for all that its pages show.
+    There is no point in that if the scheduler lets everybody in: it can be asked the same.
     """
     given = "http_prefix" in options.scheduler_options
     return options.security is not False and options.dashboard_token and not given
 
 
 def open_to(options: Options, scheduler: Scheduler) -> str | None:
-    """Say who can look at a dashboard, unless that takes its link."""
+    """Say who can look at a dashboard; None if that takes its secret link."""
     if _is_secret(options):
         return None
     bound = ipaddress.ip_address(scheduler.services["dashboard"].address)
@@ -61,9 +61,9 @@ def open_to(options: Options, scheduler: Scheduler) -> str | None:
 
 @contextlib.contextmanager
 def linked_below(prefix: str) -> Iterator[None]:
-    """Let distributed write links to a dashboard whose pages are below a path.
+    """Make distributed's links to the dashboard include a path.
 
-    `Client.dashboard_link` knows the port, and the template in Dask's configuration.
+    `Client.dashboard_link` knows only the port, and the template in Dask's configuration.
     """
     import dask
 
@@ -73,7 +73,7 @@ def linked_below(prefix: str) -> Iterator[None]:
 
 
 def _template_below(prefix: str, template: str) -> str:
-    """Add a path to a template of links, which may be the user's, for a proxy say.
+    """Add a path to a template of links, which may be the user's, for a proxy perhaps.
 
     Examples
     --------
@@ -85,10 +85,10 @@ def _template_below(prefix: str, template: str) -> str:
     return template.replace("{port}", "{port}" + prefix, 1)
 
 
-def ways_in(scheduler: Scheduler, prefix: str) -> tuple[str | None, str | None]:
-    """Give the link of a dashboard and, in a batch job, the ssh command that leads to it.
+def link_and_tunnel(scheduler: Scheduler, prefix: str) -> tuple[str | None, str | None]:
+    """Return the link of a dashboard and, in a batch job, the ssh command of a tunnel to it.
 
-    The link is another one there: the command is followed by it.
+    With the command comes the link that works through the tunnel.
     """
     from distributed.comm.addressing import get_address_host
     from distributed.utils import format_dashboard_link
@@ -104,7 +104,7 @@ def ways_in(scheduler: Scheduler, prefix: str) -> tuple[str | None, str | None]:
             link = format_dashboard_link(host, server.port)
     except KeyError:  # the user's template names an unset variable
         return None, None
-    if f"//{host}:" not in link:  # the user's template has a way of its own
+    if f"//{host}:" not in link:  # the user's template leads elsewhere
         return link, None
     tunnel = ssh_tunnel(host, server.port, os.environ)
     outside = link.replace(f"//{host}:", "//localhost:", 1)
@@ -112,12 +112,12 @@ def ways_in(scheduler: Scheduler, prefix: str) -> tuple[str | None, str | None]:
 
 
 def ssh_tunnel(host: str, port: int, environ: Mapping[str, str]) -> str | None:
-    """Write the command that brings a port of this job to the machine of its user.
+    """Return the command that forwards a port of this job to its user's machine.
 
     Returns
     -------
     str or None
-        None if this is no batch job: then nothing tells how its user came here.
+        None outside of batch jobs: nothing says then where the user came from.
 
     Examples
     --------

@@ -1,31 +1,36 @@
-"""How much distributed may say on ranks nobody watches."""
+"""How much distributed logs on ranks that nobody watches."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import logging
-import re
 import threading
 from collections.abc import Iterable, Iterator
 from typing import ClassVar
 
+from mpidask._compat.distributed import (
+    LISTENERS_HANDLER,
+    NOT_RESTARTED,
+    REPORTED_ELSEWHERE,
+    ROUTINE,
+)
+from mpidask._compat.python import all_loggers
+
 
 @contextlib.contextmanager
 def at_log_level(level: int) -> Iterator[None]:
-    """Set the level of loggers of distributed, tornado and asyncio, and restore it at the end.
+    """Set the level of the loggers of distributed, tornado and asyncio, and restore it.
 
     Above INFO, what remains is shown without tracebacks.
     """
     import distributed  # noqa: F401  (sets the levels from dask's configuration)
 
     top = logging.getLogger("distributed")
-    # What goes wrong in a task of distributed's that nobody waits for is told by these.
+    # The last two log what goes wrong in tasks of distributed's that nobody awaits.
     loggers = [top, logging.getLogger("tornado.application"), logging.getLogger("asyncio")]
     loggers += [
-        log
-        for name, log in logging.root.manager.loggerDict.copy().items()  # others add to it
-        if isinstance(log, logging.Logger) and log.level and name.startswith("distributed.")
+        log for name, log in all_loggers().items() if log.level and name.startswith("distributed.")
     ]
     handlers = [*top.handlers, *logging.root.handlers] if level > logging.INFO else []
     request = _Request(level)
@@ -42,9 +47,9 @@ def at_log_level(level: int) -> Iterator[None]:
 
 
 class _Request:
-    """A level asked for. Of several, also of several threads, the last one holds.
+    """A request for a level. Of several, also of several threads, the latest holds.
 
-    They may end in any order; with the last to end, the levels are as before the first.
+    They may be withdrawn in any order. After the last one, the levels are as before the first.
     """
 
     _all: ClassVar[list[_Request]] = []
@@ -73,35 +78,12 @@ class _Request:
             log.setLevel(self._all[-1]._level if self._all else before)
 
 
-#: What a worker logs and people learn in another way: the error of a task goes to the
-#: client; a worker that lost its scheduler closes, and its rank starts another; tasks
-#: that the end cuts off, or that raised SystemExit, are named; who is refused a connection,
-#: or gives one up, knows, also where it was to carry data. The last is said by the child of a
-#: nanny at its end.
-_TOLD_ELSEWHERE = (
-    "Compute Failed",
-    "Failed to communicate with scheduler during heartbeat",
-    "failed during get data with",
-    "Async instruction for",
-    "Unhandled exception in async instruction for",
-    "Listener on %r: TLS handshake failed",
-    "Worker process died unexpectedly",
-)
-#: What the scheduler logs as warnings whenever data is shuffled, and all is well.
-_ROUTINE = (
-    "Shuffle %s initialized by task",
-    "Shuffle %s deactivated due to stimulus",
-)
-#: What the scheduler says of `Client.restart`, and what is false here: ranks do restart them.
-_NOT_SO = re.compile("Workers .* do not use a nanny and will be terminated without restarting")
-
-
 def _without_traceback(record: logging.LogRecord) -> bool:
     if record.name == "tornado.application":
-        # Of a listener: who connects and is no part of Dask, a port scanner say, knows.
-        return "_handle_stream" not in record.getMessage()
+        # A listener's: about someone who is no part of Dask, such as a port scanner.
+        return LISTENERS_HANDLER not in record.getMessage()
     if not record.name.startswith("distributed"):
         return True
     record.exc_info = record.exc_text = None
     message = str(record.msg)
-    return not message.startswith(_TOLD_ELSEWHERE + _ROUTINE) and not _NOT_SO.match(message)
+    return not message.startswith(REPORTED_ELSEWHERE + ROUTINE) and not NOT_RESTARTED.match(message)

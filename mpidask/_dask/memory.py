@@ -1,9 +1,9 @@
 """A worker that runs short of memory gives back what it only keeps for speed.
 
-Dask pauses a worker by the size of its process. That includes memory which nobody uses: what
-malloc holds back after `free`, and the transport's buffers. When all results are on disk, nothing
-of Dask's reduces it further, and the worker would stay paused. Nannies start their workers with
-``MALLOC_TRIM_THRESHOLD_``, which glibc reads at the start of a process; ranks run already.
+Dask pauses a worker by the size of its process. That includes memory that nobody uses: what
+malloc keeps after `free`, and the transport's buffers. Once all results are on disk, nothing of
+Dask's reduces it further, and the worker would stay paused. Nannies start their workers with
+``MALLOC_TRIM_THRESHOLD_``, which glibc reads when a process starts; ranks run already.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TRIM_INTERVAL, _TRIM_SHARE = 0.5, 20
 
 
 class Pool(Protocol):
-    """Free memory that is kept to be used again."""
+    """Free memory that is kept for later use."""
 
     @property
     def free(self) -> int:
@@ -48,7 +48,7 @@ class MemoryWatch:
 
     @property
     def _short_from(self) -> float | None:
-        """Bytes from which memory is short: where Dask begins to move results to disk."""
+        """Bytes from which memory is short: where Dask begins to spill results to disk."""
         manager = self._worker.memory_manager
         fractions = (
             manager.memory_target_fraction,
@@ -59,16 +59,16 @@ class MemoryWatch:
         return min(limits, default=None)
 
     def metrics(self, worker: Any) -> dict[str, Any]:
-        """Tell what the scheduler can't know: bytes in the pool, and when this worker pauses."""
+        """Return what the scheduler can't know: bytes in the pool, and when this worker pauses."""
         return {
             "pool": self._pool.free if self._pool else 0,
             "pause": worker.memory_manager.memory_pause_fraction,
         }
 
     async def look(self) -> None:
-        """Give back what can be, if memory is short."""
+        """Give memory back if it is short."""
         short_from = self._short_from
-        # What Dask's own memory monitor goes by.
+        # The same measure as that of Dask's own memory monitor.
         short = short_from is not None and self._worker.monitor.get_process_memory() > short_from
         if self._pool:
             self._pool.keep(not short)
@@ -82,7 +82,7 @@ class MemoryWatch:
 def watch_memory(worker: Any, pool: Pool | None = None) -> None:
     """Let a worker that is not started yet watch its memory, if it has a limit.
 
-    A nanny has none of its own to watch; the worker in its child process has.
+    A nanny has no memory to watch; the worker in its child process has.
     """
     from distributed import Worker
     from tornado.ioloop import PeriodicCallback
@@ -96,7 +96,7 @@ def watch_memory(worker: Any, pool: Pool | None = None) -> None:
 
 
 def trim_malloc() -> None:
-    """Let glibc give free memory back to the system; other C libraries hold back little."""
+    """Have glibc return free memory to the system; other C libraries keep little."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)

@@ -13,18 +13,77 @@ import cloudpickle
 from distributed import Nanny, Worker
 from distributed.core import Status
 
+from mpidask._compat.distributed import (
+    CLUSTER_ENDS,
+    SCHEDULER_GONE,
+    addresses_of_worker,
+    is_starting,
+)
 from mpidask._dask.client import close_clients_of_tasks, found_by_clients
 from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._dask.log_level import at_log_level
 from mpidask._dask.memory import watch_memory
-from mpidask._dask.rank_worker import RETIRED, status_of
+from mpidask._dask.rank_worker import RETIRED, RankServer, status_of
 
 #: What the child process of a nanny sets for itself, for as long as it lives.
 _settings = contextlib.ExitStack()
 
 
+class RankNanny(RankServer):
+    """A mixin for the classes of ranks' nannies.
+
+    Attributes
+    ----------
+    child_reason : str, optional
+        Why the worker was closed.
+    """
+
+    child_reason: str | None = None
+
+    async def close(self, *args: Any, **kwargs: Any) -> Any:
+        """Close it, and note the reason."""
+        # In this task and no other: a nanny that closes waits for all of its tasks but the
+        # one that closes it, which may be one of them.
+        ending = asyncio.create_task(self._kill_starting_child())
+        try:
+            return await super().close(*args, **kwargs)
+        finally:
+            ending.cancel()
+
+    def close_gracefully(self, *args: Any, **kwargs: Any) -> Any:
+        """Note why the worker closes, which it tells its nanny by this, whatever the reason."""
+        self.child_reason = kwargs.get("reason")
+        base: Any = super()
+        return base.close_gracefully(*args, **kwargs)
+
+    def _note_reason(self, reason: str) -> None:
+        super()._note_reason(self.child_reason or reason)
+
+    def _is_retiring(self) -> bool:
+        return super()._is_retiring() and self.close_reason not in SCHEDULER_GONE
+
+    def _close_arguments(self) -> dict[str, Any]:
+        if self.close_reason != CLUSTER_ENDS:
+            return {}
+        # Time is needed for the scheduler to close it first, and to kill it at last.
+        return {"timeout": 0.75 * self.shutdown_timeout}
+
+    async def _kill_starting_child(self) -> None:
+        """Kill the child if its worker has not started yet.
+
+        `Nanny.close` waits for the start, and a worker whose scheduler has ended tries for half
+        a minute.
+        """
+        nanny: Any = self
+        while is_starting(nanny):
+            if nanny.pid is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(nanny.pid, signal.SIGKILL)
+            await asyncio.sleep(0.02)
+
+
 class QuietNanny(Nanny):
-    """A nanny whose child says as little as its rank, and leaves Ctrl-C to it.
+    """A nanny whose child logs as little as its rank, and leaves Ctrl-C to it.
 
     Parameters
     ----------
@@ -37,18 +96,18 @@ class QuietNanny(Nanny):
     def __init__(
         self, *args: Any, log_level: int, worker_class: type = Worker, **kwargs: Any
     ) -> None:
-        # By value, if it is of the user's script, which the child does not run.
+        # By value, if it is of the user's script, which the child does not import.
         pickled = cloudpickle.dumps(worker_class)
         kwargs["worker_class"] = functools.partial(_make_worker, pickled, log_level)
         super().__init__(*args, **kwargs)
         self._one_start = asyncio.Lock()
 
     async def instantiate(self) -> Status:
-        """Start a child, once the start of the former one has ended.
+        """Start a child, once the previous start has ended.
 
-        A start looks for the word of its child every now and then. If the child is killed
-        right after its word, distributed starts the next one at once, and the former start
-        takes that for one that is up.
+        A start polls for its child's message that it is up. If the child is killed right after
+        that message, distributed starts the next one at once, and the previous start would take
+        that one for up.
         """
         async with self._one_start:
             if self.status in (Status.closing, Status.closed, Status.failed):
@@ -57,7 +116,7 @@ class QuietNanny(Nanny):
 
 
 def with_child(nanny: type, child: type) -> type:
-    """Derive the class of nannies whose workers have a class of their own."""
+    """Derive a class of nannies whose workers are of a given class."""
 
     class NannyOfChild(nanny):  # type: ignore[misc]
         def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -67,8 +126,21 @@ def with_child(nanny: type, child: type) -> type:
     return NannyOfChild
 
 
+async def retire_child(nanny: Nanny) -> None:
+    """Move the results of a nanny's worker elsewhere: `Nanny.close_gracefully` moves nothing.
+
+    The scheduler knows of a worker, and may have given it results, before its nanny does.
+    """
+    addresses: list[str | None] = [nanny.worker_address]
+    if is_starting(nanny):
+        addresses = [*await addresses_of_worker(nanny)]
+    await nanny.scheduler.retire_workers(workers=addresses, close_workers=False)
+
+
+# -- In the child process. ---------------------------------------------------------------
+
+
 def _make_worker(pickled_class: bytes, log_level: int, **kwargs: Any) -> Any:
-    """Make the worker in the child process of a `QuietNanny`."""
     _settings.enter_context(at_log_level(log_level))
     cluster = ConnectionInfo(kwargs["scheduler_ip"], kwargs["security"])
     _settings.enter_context(found_by_clients(cluster))
@@ -81,8 +153,8 @@ def _make_worker(pickled_class: bytes, log_level: int, **kwargs: Any) -> Any:
 def _worker_of_nanny(base: type) -> type:
     """Derive a class of workers that tell their nanny if the scheduler has retired them.
 
-    The scheduler forgets such a worker, and the answer to a heartbeat may close it before
-    the order to close does, for another reason. Its process ends with it.
+    The scheduler forgets such a worker, and the answer to a heartbeat may close it, for another
+    reason, before the order to close arrives. Its process ends with it.
     """
 
     class WorkerOfNanny(base):  # type: ignore[misc]
@@ -97,43 +169,9 @@ def _worker_of_nanny(base: type) -> type:
 
 
 def _leave_interrupts_to_the_nanny() -> None:
-    """Do nothing on Ctrl-C, which a terminal sends to children, too: their nannies end them."""
+    """Ignore Ctrl-C, which a terminal sends to children too: their nannies end them."""
     with contextlib.suppress(ValueError):  # not in the main thread: no child of a nanny
-        # Blocked until now, see `shield_worker_processes`. A handler and no SIG_IGN, which
-        # the programs that tasks start would inherit.
+        # Blocked until now, see `shield_children`. A handler rather than SIG_IGN, which the
+        # programs that tasks start would inherit.
         signal.signal(signal.SIGINT, lambda signum, frame: None)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-
-
-def child_starts(worker: Any) -> bool:
-    """Tell whether this is a nanny whose worker starts, or starts again.
-
-    Only `Nanny.process` knows, which is private.
-    """
-    return getattr(getattr(worker, "process", None), "status", None) == Status.starting
-
-
-async def retire_child(nanny: Nanny) -> None:
-    """Move the results of a nanny's worker elsewhere: its `close_gracefully` moves nothing.
-
-    The scheduler knows of a worker, and may have given it results, before its nanny does.
-    """
-    if child_starts(nanny):
-        workers = (await nanny.scheduler.identity())["workers"]
-        addresses = [at for at, worker in workers.items() if worker["nanny"] == nanny.address]
-    else:
-        addresses = [nanny.worker_address]
-    await nanny.scheduler.retire_workers(workers=addresses, close_workers=False)
-
-
-async def end_child_that_starts(nanny: Nanny) -> None:
-    """Kill the child of a nanny that closes, if its worker has not started yet.
-
-    `Nanny.close` waits for the start, and a worker whose scheduler has ended tries for half
-    a minute.
-    """
-    while child_starts(nanny):
-        if nanny.pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(nanny.pid, signal.SIGKILL)
-        await asyncio.sleep(0.02)

@@ -1,4 +1,4 @@
-"""The only place that makes a Scheduler, and the credentials of its cluster."""
+"""The scheduler of a cluster: how it is made and described."""
 
 from __future__ import annotations
 
@@ -7,29 +7,29 @@ import dataclasses
 import resource
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from mpidask._compat.check import check_private_api
+from mpidask._compat.distributed import before_nanny_plugin
 from mpidask._dask import dashboard
 from mpidask._dask.connection_info import ConnectionInfo
+from mpidask._dask.server_options import scheduler_arguments
 from mpidask._log import logger
-from mpidask._placement.node import LOOPBACK
-from mpidask._threads import to_daemon_thread
 
 if TYPE_CHECKING:
     from distributed import Scheduler
 
-    from mpidask._dask.monitor import Monitor
     from mpidask._options import Options
 
 
-#: Open files of a scheduler: each worker's stream and heartbeats, and what it is asked; and all
-#: else, such as libraries, clients and the dashboard.
+#: Open files of a scheduler: for each worker, its stream, heartbeats and requests; and for
+#: everything else, such as libraries, clients and the dashboard.
 _FILES_PER_WORKER, _FILES_FOR_ALL_ELSE = 3, 200
 
 
 def make_security(option: Any) -> Any:
-    """Give the `distributed.Security` that an option asks for, or None."""
+    """Return the `distributed.Security` that an option asks for, or None."""
     from distributed import Security
 
     return Security.temporary() if option is True else option or None
@@ -38,19 +38,11 @@ def make_security(option: Any) -> Any:
 async def start_scheduler(
     options: Options, host: str | None, security: Any, http_prefix: str
 ) -> Scheduler:
-    """Start the scheduler, its dashboard left for later (see `lazy_dashboard`)."""
+    """Start the scheduler; see `scheduler_arguments`. The dashboard is loaded later."""
     from distributed import Scheduler
 
-    arguments = {
-        "host": options.host or (None if options.interface else host),
-        "interface": options.interface,
-        "protocol": options.protocol,
-        "port": options.scheduler_port,
-        "security": security,
-        "dashboard_address": options.dashboard_address if options.dashboard else f"{LOOPBACK}:0",
-        **page_arguments(options, http_prefix),
-        **options.scheduler_options,
-    }
+    check_private_api()
+    arguments = scheduler_arguments(options, host, security, http_prefix)
     with warnings.catch_warnings():
         # A taken port of the dashboard: the one line of output names the port in use.
         warnings.filterwarnings("ignore", message=r"\s*Port \d+ is already in use")
@@ -62,27 +54,20 @@ async def start_scheduler(
     return scheduler
 
 
-def page_arguments(options: Options, http_prefix: str) -> dict[str, Any]:
-    """Give the arguments of `distributed.Scheduler` for its web pages."""
-    # Without bokeh, distributed serves a page instead that says what to install.
-    distributed_does = options.dashboard and not dashboard.installed()
-    return {"dashboard": distributed_does, "http_prefix": http_prefix or "/"}
-
-
 def arrange_pages(options: Options, scheduler: Scheduler, http_prefix: str) -> None:
-    """Keep a scheduler's pages below a path, and let those of the dashboard load late."""
-    from mpidask._dask import lazy_dashboard, web_pages
+    """Keep a scheduler's pages below a path, and load those of the dashboard late."""
+    from mpidask._dask.web_pages import load_dashboard_late, serve_only_below
 
-    web_pages.serve_nothing_else(scheduler.http_application, http_prefix)
+    serve_only_below(http_prefix, scheduler.http_application)
     if options.dashboard and dashboard.installed() and "dashboard" not in options.scheduler_options:
-        lazy_dashboard.install(scheduler, http_prefix)
+        load_dashboard_late(scheduler, http_prefix)
 
 
 @contextlib.contextmanager
 def enough_files(workers: int) -> Iterator[None]:
-    """Let a scheduler of this process open as many files as it may, as `dask scheduler` does.
+    """Let this process open as many files as it may, as `dask scheduler` does.
 
-    It says so if that is not enough for the connections of so many workers.
+    Warn if that is not enough for the connections of so many workers.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = _FILES_FOR_ALL_ELSE + _FILES_PER_WORKER * workers
@@ -107,7 +92,7 @@ def enough_files(workers: int) -> Iterator[None]:
 
 
 def call_before_close(scheduler: Scheduler, callback: Callable[[], object]) -> None:
-    """Call something when a scheduler begins to close, whoever asks it to."""
+    """Call a function when a scheduler begins to close, for whatever reason."""
     from distributed import SchedulerPlugin
 
     class BeforeClose(SchedulerPlugin):
@@ -117,54 +102,40 @@ def call_before_close(scheduler: Scheduler, callback: Callable[[], object]) -> N
     scheduler.add_plugin(BeforeClose())
 
 
+def warn_of_nanny_plugins(scheduler: Scheduler) -> None:
+    """Warn when a plugin such as `Environ` or `UploadDirectory` reaches no nanny.
+
+    Dask accepts it silently: a nanny might come later.
+    """
+
+    def warn(name: str | None) -> None:
+        if not any(worker.nanny for worker in scheduler.workers.values()):
+            logger.warning(
+                "the plugin %s has no effect: it is for nannies, and workers run without them "
+                "unless you give nanny=True",
+                name,
+            )
+
+    before_nanny_plugin(scheduler, warn)
+
+
 def ended_idle(scheduler: Scheduler) -> bool:
-    """Tell whether a scheduler has closed because it had nothing to do for long enough."""
+    """Whether a scheduler has closed because it had nothing to do for ``idle-timeout``."""
     since, timeout = scheduler.idle_since, scheduler.idle_timeout
     return bool(timeout and since and time.time() > since + timeout)
 
 
-async def start_monitor(
-    options: Options, scheduler: Scheduler, places: Mapping[str, str]
-) -> Monitor | None:
-    """Watch over the work in the scheduler's event loop: over failures, and as options ask.
-
-    Parameters
-    ----------
-    options : Options
-    scheduler : distributed.Scheduler
-    places : mapping of str to str
-        Where the ranks are, by the names of their workers.
-
-    Raises
-    ------
-    MPIDaskError
-        If the summary can't be written.
-    """
-    from mpidask._dask import summary
-    from mpidask._dask.failures import Failures
-    from mpidask._dask.monitor import Monitor
-    from mpidask._dask.tally import Places
-
-    if options.summary is not None:
-        await to_daemon_thread(summary.file(options.summary).check)
-    failures = Failures(scheduler, Places(places))
-    scheduler.add_plugin(failures)
-    if options.progress is None and options.summary is None:
-        return None
-    return Monitor(options, scheduler, Places(places), failures)
-
-
-def describe_cluster(
+def connection_info(
     options: Options, scheduler: Scheduler, security: Any, http_prefix: str
 ) -> ConnectionInfo:
-    """Say how to reach a scheduler that runs."""
-    cluster = ConnectionInfo(scheduler.address, security, http_prefix=http_prefix)
+    """Return how to reach a scheduler that runs."""
+    info = ConnectionInfo(scheduler.address, security, http_prefix=http_prefix)
     if options.dashboard and "dashboard" in scheduler.services:
-        link, tunnel = dashboard.ways_in(scheduler, http_prefix)
-        cluster = dataclasses.replace(
-            cluster,
+        link, tunnel = dashboard.link_and_tunnel(scheduler, http_prefix)
+        info = dataclasses.replace(
+            info,
             dashboard=link,
             dashboard_open_to=dashboard.open_to(options, scheduler),
             tunnel=tunnel,
         )
-    return cluster
+    return info

@@ -1,30 +1,40 @@
 """The scheduler file: how processes from outside find a cluster, and are let in.
 
-It is the JSON file that distributed writes, so a plain ``Client(scheduler_file=...)``
-reads it; the credentials of a secured cluster stand in it beside. It is written in one
-go (nobody reads half a file), for the owner alone, and removed at the end. Nothing but an
-older one is replaced, and none is believed that others can have written.
+It is the JSON file that distributed writes, so a plain ``Client(scheduler_file=...)`` reads it,
+with the credentials of a secured cluster added. It is written in one go, for its owner alone, and
+removed at the end. It replaces nothing but an older one, and a file that others can have written
+is not trusted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import json
+import math
 import os
-import pwd
 import stat
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from concurrent.futures import TimeoutError as FutureTimeoutError
+from collections.abc import AsyncIterator, Mapping
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from mpidask import _threads
+from mpidask._dask import atomic_file
+from mpidask._dask.atomic_file import (
+    AtomicFile,
+    NotRegularError,
+    SlowFileSystemError,
+    owner_of,
+    read_regular_file,
+)
 from mpidask._dask.connection_info import ConnectionInfo
-from mpidask._dask.output_file import draft
-from mpidask._errors import SchedulerFileError
+from mpidask._errors import MPIDaskError, SchedulerFileError
+from mpidask._threads import in_daemon_thread, to_daemon_thread
 
 if TYPE_CHECKING:
     from distributed import Scheduler
+
+    from mpidask._options import Options
 
 _CREDENTIALS = (
     "tls_ca_file",
@@ -34,46 +44,21 @@ _CREDENTIALS = (
         for part in ("cert", "key")
     ),
 )
-
-
-#: Seconds that a file system may take to answer.
-ANSWER_TIMEOUT = 10
-#: More bytes than a scheduler file has.
-_LARGEST = 1 << 20
-#: What distributed writes there of itself, among other things.
+#: What distributed writes to each such file, among other things.
 _IDENTITY = {"type", "id", "address", "workers"}
-_KINDS = {
-    stat.S_IFDIR: "a directory",
-    stat.S_IFLNK: "a symbolic link",
-    stat.S_IFIFO: "a named pipe",
-    stat.S_IFSOCK: "a socket",
-}
+#: Scheduler files that are being read: one that hangs is not read again and again.
+_reading: dict[str, Future[ConnectionInfo]] = {}
 
 
-def check_replaceable(path: str) -> None:
-    """Check that a scheduler file can be written, and that nothing else is lost by it.
+# -- Write it. ---------------------------------------------------------------------------
 
-    Raises
-    ------
-    SchedulerFileError
-        If something stands there that is not a scheduler file of one's own, or there is
-        no folder.
-    """
-    folder = os.path.dirname(path)
-    if not os.path.isdir(folder):
-        raise _not_written(path, f"there is no folder {folder}")
+
+def check(path: str) -> None:
+    """Raise `SchedulerFileError` if the file can't be written, or something else is there."""
     try:
-        status = os.lstat(path)
-    except FileNotFoundError:
-        return
+        atomic_file.call_in_time(path, _file(path).check)
     except OSError as error:
-        raise _not_written(path, error.strerror or str(error)) from None
-    if not stat.S_ISREG(status.st_mode):
-        raise _not_written(path, f"it is {_kind(status)}, which is left as it is")
-    if status.st_uid != os.geteuid():
-        raise _not_written(path, f"the file there belongs to {_owner(status)}")
-    if status.st_size and not _is_of_a_scheduler(path):
-        raise _not_written(path, "the file there is not a scheduler file, and is left as it is")
+        raise _not_written(path, error) from None
 
 
 def write(path: str, identity: Mapping[str, Any], cluster: ConnectionInfo) -> None:
@@ -86,92 +71,78 @@ def write(path: str, identity: Mapping[str, Any], cluster: ConnectionInfo) -> No
     identity : mapping
         `distributed.Scheduler.identity` of the scheduler.
     cluster : ConnectionInfo
-        How to reach it.
 
     Raises
     ------
     SchedulerFileError
-        If it can't be written, or something else stands there.
+        If it can't be written, or something else is there.
     """
-    check_replaceable(path)
     content = dict(identity)
     credentials = {name: getattr(cluster.security, name, None) for name in _CREDENTIALS}
     if any(credentials.values()):
         content["security"] = credentials
     if cluster.dashboard is not None:
         content["dashboard_link"] = cluster.dashboard  # for people: it may have a secret
+    text = json.dumps(content, indent=2)
     try:
-        with draft(path, check_replaceable) as name, open(name, "x", opener=_for_the_owner) as file:
-            json.dump(content, file, indent=2)
+        atomic_file.call_in_time(path, _file(path).write, text.encode())
     except OSError as error:
-        raise _not_written(path, error.strerror or str(error)) from None
-
-
-def _for_the_owner(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
-@contextlib.contextmanager
-def written(path: str | None, scheduler: Scheduler, cluster: ConnectionInfo) -> Iterator[None]:
-    """Let the file, if one is asked for, stand there for the time of a cluster."""
-    if path is None:
-        yield
-        return
-    identity = scheduler.identity()
-    call_in_time(write, path, identity, cluster)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(SchedulerFileError):  # it stays
-            call_in_time(remove, path, identity)
-
-
-@contextlib.asynccontextmanager
-async def written_in_time(
-    path: str | None, scheduler: Scheduler, cluster: ConnectionInfo
-) -> AsyncIterator[None]:
-    """Do the same in an event loop, which a file system that hangs does not hold up."""
-    if path is None:
-        yield
-        return
-    identity = scheduler.identity()
-    await in_time(write, path, identity, cluster)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(SchedulerFileError):  # it stays
-            await in_time(remove, path, identity)
-
-
-def call_in_time(function: Callable[..., None], path: str, *args: Any) -> None:
-    """Call one of these functions, and give it up if the file system does not answer."""
-    try:
-        _threads.in_daemon_thread(function, path, *args).result(ANSWER_TIMEOUT)
-    except FutureTimeoutError:
-        raise no_answer(path, ANSWER_TIMEOUT) from None
-
-
-async def in_time(function: Callable[..., None], path: str, *args: Any) -> None:
-    """Do the same in an event loop."""
-    try:
-        await _threads.to_daemon_thread(function, path, *args, timeout=ANSWER_TIMEOUT)
-    except asyncio.TimeoutError:
-        raise no_answer(path, ANSWER_TIMEOUT) from None
-
-
-def no_answer(path: str, timeout: float) -> SchedulerFileError:
-    """Make the error for a file system that hangs."""
-    return SchedulerFileError(
-        f"the file system of {path} does not answer within {timeout:.3g} s", may_pass=True
-    )
+        raise _not_written(path, error) from None
 
 
 def remove(path: str, identity: Mapping[str, Any]) -> None:
-    """Remove the file of a scheduler, unless something else has replaced it meanwhile."""
-    with contextlib.suppress(OSError, SchedulerFileError, ValueError):  # gone, or not ours
-        content = json.loads(_load(path, os.O_NOFOLLOW)[0])
-        if isinstance(content, dict) and content.get("id") == identity["id"]:
-            os.unlink(path)
+    """Remove the file of a scheduler, unless something else has replaced it."""
+    with contextlib.suppress(OSError):  # gone, not ours, or the file system hangs
+        atomic_file.call_in_time(path, _remove, path, identity)
+
+
+def _remove(path: str, identity: Mapping[str, Any]) -> None:
+    content = _parsed(read_regular_file(path, os.O_NOFOLLOW)[0])
+    if content.get("id") == identity["id"]:
+        os.unlink(path)
+
+
+@contextlib.asynccontextmanager
+async def written(
+    path: str | None, scheduler: Scheduler, cluster: ConnectionInfo
+) -> AsyncIterator[None]:
+    """Write the file, if one is asked for, for the time of a cluster."""
+    if path is None:
+        yield
+        return
+    identity = scheduler.identity()
+    # In a thread that nobody waits for: a file system that hangs holds up no event loop.
+    await to_daemon_thread(write, path, identity, cluster)
+    try:
+        yield
+    finally:
+        await to_daemon_thread(remove, path, identity)
+
+
+def _file(path: str) -> AtomicFile:
+    return AtomicFile(path, "scheduler file", _is_of_a_scheduler, private=True)
+
+
+def _is_of_a_scheduler(content: bytes) -> bool:
+    return _parsed(content).keys() >= _IDENTITY
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _not_written(path: str, error: OSError) -> SchedulerFileError:
+    if isinstance(error, SlowFileSystemError):
+        return SchedulerFileError(str(error), may_pass=True)
+    reason = error.strerror or str(error)
+    return SchedulerFileError(f"the scheduler file {path} can't be written: {reason}")
+
+
+# -- Read it. ----------------------------------------------------------------------------
 
 
 def read(path: str, *, trust: bool = False) -> ConnectionInfo:
@@ -181,7 +152,7 @@ def read(path: str, *, trust: bool = False) -> ConnectionInfo:
     ----------
     path : str
     trust : bool
-        Whether to believe a file that others have, or may have, written.
+        Whether to trust a file that others have, or may have, written.
 
     Raises
     ------
@@ -192,38 +163,29 @@ def read(path: str, *, trust: bool = False) -> ConnectionInfo:
     text, status = _load(path)
     if not trust:
         _refuse_strangers(path, status)
-    try:
-        content = json.loads(text)
-        address = content["address"]
-        credentials = content.get("security")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    content = _parsed(text)
+    if "address" not in content:
         raise SchedulerFileError(
             f"{path} is not a scheduler file: empty, half written, or something else",
             may_pass=True,
-        ) from None
+        )
+    credentials = content.get("security")
     if credentials is not None and status.st_mode & 0o077 and not trust:
         raise SchedulerFileError(
             f"others can read the credentials in the scheduler file {path}, so it is not "
             f"used; run: chmod 600 {path}"
         )
     try:
-        return ConnectionInfo(str(address), _security(credentials))
+        return ConnectionInfo(str(content["address"]), _security(credentials))
     except (TypeError, ValueError, OSError) as error:
         raise SchedulerFileError(f"the scheduler file {path} is broken: {error}") from None
 
 
-def _load(path: str, flags: int = 0) -> tuple[bytes, os.stat_result]:
-    """Read what may be anything, and never wait for a writer or a terminal."""
-
-    def opened(path: str, mode: int) -> int:
-        return os.open(path, mode | flags | os.O_NONBLOCK | os.O_NOCTTY)
-
+def _load(path: str) -> tuple[bytes, os.stat_result]:
     try:
-        with open(path, "rb", opener=opened) as file:
-            status = os.fstat(file.fileno())  # of what was opened: the name may mean another now
-            if not stat.S_ISREG(status.st_mode):
-                raise SchedulerFileError(f"{path} is {_kind(status)}, not a scheduler file")
-            return file.read(_LARGEST), status
+        return read_regular_file(path)
+    except NotRegularError as error:
+        raise SchedulerFileError(f"{path} is {error}, not a scheduler file") from None
     except FileNotFoundError:
         raise SchedulerFileError(f"there is no scheduler file {path}", may_pass=True) from None
     except OSError as error:
@@ -236,7 +198,7 @@ def _refuse_strangers(path: str, status: os.stat_result) -> None:
     """Raise if others can have written a file: they would choose what this job runs."""
     if status.st_uid not in (os.geteuid(), 0):
         raise SchedulerFileError(
-            f"the scheduler file {path} belongs to {_owner(status)}, who could make this job "
+            f"the scheduler file {path} belongs to {owner_of(status)}, who could make this job "
             "run anything, so it is not used; if you trust them, set trust_scheduler_file"
         )
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -245,29 +207,6 @@ def _refuse_strangers(path: str, status: os.stat_result) -> None:
             f"it is not used; run: chmod go-w {path} (if you trust them, set "
             "trust_scheduler_file)"
         )
-
-
-def _is_of_a_scheduler(path: str) -> bool:
-    try:
-        content = json.loads(_load(path, os.O_NOFOLLOW)[0])
-    except (SchedulerFileError, ValueError, RecursionError):
-        return False
-    return isinstance(content, dict) and content.keys() >= _IDENTITY
-
-
-def _not_written(path: str, reason: str) -> SchedulerFileError:
-    return SchedulerFileError(f"the scheduler file {path} can't be written: {reason}")
-
-
-def _kind(status: os.stat_result) -> str:
-    return _KINDS.get(stat.S_IFMT(status.st_mode), "a device")
-
-
-def _owner(status: os.stat_result) -> str:
-    try:
-        return f"user {pwd.getpwuid(status.st_uid).pw_name}"
-    except KeyError:
-        return f"user {status.st_uid}"
 
 
 def _security(credentials: Mapping[str, str] | None) -> Any:
@@ -283,7 +222,7 @@ def _security(credentials: Mapping[str, str] | None) -> Any:
 def connection(
     scheduler_file: str | os.PathLike[str], *, trust_scheduler_file: bool = False
 ) -> dict[str, Any]:
-    """Give the arguments with which a client connects to a cluster from outside.
+    """Return the arguments with which a client connects to a cluster from outside.
 
     Parameters
     ----------
@@ -315,3 +254,75 @@ def connection(
     cluster = read(path, trust=trust_scheduler_file)
     arguments = {"address": cluster.address, "security": cluster.security}
     return {name: value for name, value in arguments.items() if value is not None}
+
+
+# -- Find the cluster to join. -------------------------------------------------------------
+
+
+async def find_cluster(options: Options, timeout: float) -> ConnectionInfo:
+    """Find the cluster to join, and check that its scheduler answers.
+
+    Parameters
+    ----------
+    options : Options
+    timeout : float
+        Seconds that the scheduler may take to answer; it gets no more than 10.
+
+    Raises
+    ------
+    SchedulerFileError
+        If there is no usable scheduler file.
+    OSError
+        If no scheduler answers at the address.
+    MPIDaskError
+        If the address is invalid, or needs other credentials.
+    """
+    from distributed import Security
+
+    # Rounded, so that all ranks say the same.
+    timeout = math.ceil(min(timeout, atomic_file.ANSWER_TIMEOUT))
+    if options.scheduler_file is not None:
+        cluster = await _read_in_time(
+            options.scheduler_file, timeout, trust=options.trust_scheduler_file
+        )
+    else:
+        assert options.address is not None
+        cluster = ConnectionInfo(options.address)
+    if isinstance(options.security, Security):
+        cluster = dataclasses.replace(cluster, security=options.security)
+    try:
+        await _try_to_connect(cluster, timeout)
+    except (TypeError, ValueError, RuntimeError) as error:
+        source = f"from {options.scheduler_file}" if options.scheduler_file else "as given"
+        raise MPIDaskError(f"can't connect to {cluster.address}, {source}: {error}") from None
+    return cluster
+
+
+async def _try_to_connect(cluster: ConnectionInfo, timeout: float) -> None:
+    """Raise OSError for what may pass; only a wrong address or wrong credentials are final."""
+    try:
+        comm = await cluster.connect("worker", timeout)
+        await comm.close()
+    except asyncio.TimeoutError as error:
+        raise OSError(f"what listens at {cluster.address} says nothing") from error
+    except OSError as error:
+        raise OSError(f"no scheduler answers at {cluster.address}: {error}") from error
+    except (TypeError, ValueError, RuntimeError):
+        raise
+    except Exception as error:  # distributed took another program's answer for a message
+        raise OSError(
+            f"what answers at {cluster.address} is no scheduler ({type(error).__name__}: {error})"
+        ) from error
+
+
+async def _read_in_time(path: str, timeout: float, *, trust: bool) -> ConnectionInfo:
+    reading = _reading.get(path) or in_daemon_thread(read, path, trust=trust)
+    _reading[path] = reading
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(reading), timeout)
+    except asyncio.TimeoutError:
+        error = SlowFileSystemError(path, timeout)
+        raise SchedulerFileError(str(error), may_pass=True) from None
+    finally:
+        if reading.done():
+            del _reading[path]

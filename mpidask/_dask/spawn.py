@@ -1,42 +1,119 @@
-"""What the processes that multiprocessing spawns run when they start."""
+"""The processes that multiprocessing spawns, by a program or by nannies, and the main module.
+
+Multiprocessing imports the main module in every process it spawns, under another name than
+``__main__``, for functions that are pickled by name. A call below ``if __name__ == "__main__":``
+does not run there; any other does. A cluster that is asked for there would fail in each child, and
+a pool starts new children for ever; so none is started.
+"""
 
 from __future__ import annotations
 
+import ast
 import signal
+import sys
+import threading
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
-from mpidask._dask import main_guard
+from mpidask._compat.distributed import is_child_of_nanny
+from mpidask._compat.python import (
+    MAIN_MODULE_IN_CHILD,
+    edit_preparation_data,
+    imports_main_module,
+    skip_main_module,
+)
+from mpidask._errors import MPIDaskError
+
+#: By what a script finds out that a child imports it: `parent_process()` is None until later.
+_GUARD_NAMES = {"__name__", "current_process"}
+
+#: Where the main module has asked for a cluster without a guard.
+_unguarded: list[str] = []
 
 
-def shield_worker_processes() -> None:
-    """Keep spawned processes from running the user's script, and nannies' from Ctrl-C.
+def shield_children() -> None:
+    """Keep the children of nannies from the main module and Ctrl-C, and others from a second run.
 
-    Python's multiprocessing imports the main module in every process it spawns. That is
-    for functions pickled by name. Dask does not do that with those of a script, and it
-    breaks scripts without a ``__main__`` guard; so for the processes that nannies name as
-    theirs, the private preparation data are made without the main module (there is no public
-    way to turn it off for one process). Others need it, and are refused where it would run
-    a cluster again.
+    Dask pickles functions of a script by value, so the children of nannies need no main module,
+    and work for scripts without a main guard. Other children import it, and are refused where that
+    would run a cluster again.
 
-    The same place is good to let workers start with SIGINT blocked: a terminal sends it to
-    them too, and a process that is importing its modules would show where.
+    Workers start with SIGINT blocked: a terminal sends it to them too, and a process that is
+    importing its modules would show a traceback.
     """
-    from multiprocessing import spawn
+    edit_preparation_data(_shield)
 
-    if hasattr(spawn.get_preparation_data, "mpidask"):
-        return
-    original = spawn.get_preparation_data
 
-    def get_preparation_data(name: str) -> dict[str, Any]:
-        data = original(name)
-        if name.startswith("Dask Worker process"):
-            data.pop("init_main_from_path", None)
-            data.pop("init_main_from_name", None)
-            # In the thread that starts this process, and does nothing else.
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        elif data.keys() & {"init_main_from_path", "init_main_from_name"}:
-            main_guard.require()
-        return data
+def _shield(name: str, data: dict[str, Any]) -> None:
+    if is_child_of_nanny(name):
+        skip_main_module(data)
+        # In the thread that starts this process, and does nothing else.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    elif imports_main_module(data):
+        _require_main_guard()
 
-    get_preparation_data.mpidask = True  # type: ignore[attr-defined]
-    spawn.get_preparation_data = get_preparation_data
+
+def check_main_guard() -> None:
+    """Note where a cluster is asked for; raise in a child that is importing the script.
+
+    Raises
+    ------
+    MPIDaskError
+    """
+    frames = list(_frames(sys._getframe()))
+    if any(_is_module(frame, MAIN_MODULE_IN_CHILD) for frame in frames):
+        raise MPIDaskError(_advice("this is a child process, which imports the script"))
+    if not _unguarded and (where := _unguarded_line()) is not None:
+        _unguarded.append(where)
+
+
+def _require_main_guard() -> None:
+    """Raise if a child that imports the main module would run its program, too."""
+    where = _unguarded[0] if _unguarded else _unguarded_line()
+    if where is not None:
+        raise MPIDaskError(
+            _advice(
+                "multiprocessing's spawn and forkserver import the script in each child, "
+                f"which would run it again from {where}"
+            )
+        )
+
+
+def _advice(problem: str) -> str:
+    return f"{problem}: put what starts it below 'if __name__ == \"__main__\":'"
+
+
+def _unguarded_line() -> str | None:
+    """Return the line of the main module that runs now, if it would run in a child as well."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    main = next((each for each in _frames(frame) if _is_module(each, "__main__")), None)
+    if main is None:
+        return None
+    path, line = main.f_code.co_filename, main.f_lineno
+    try:
+        with open(path, "rb") as file:
+            tree = ast.parse(file.read())
+    except (OSError, SyntaxError, ValueError):  # typed in, or frozen
+        return None
+    return None if any(_guards(node, line) for node in ast.walk(tree)) else f"{path}, line {line}"
+
+
+def _guards(node: ast.AST, line: int) -> bool:
+    """Whether a statement runs this line only if the process is no child."""
+    if not isinstance(node, ast.If) or not node.lineno <= line <= (node.end_lineno or 0):
+        return False
+    parts = list(ast.walk(node.test))
+    names = {part.id for part in parts if isinstance(part, ast.Name)}
+    attributes = {part.attr for part in parts if isinstance(part, ast.Attribute)}
+    return bool(_GUARD_NAMES & (names | attributes))
+
+
+def _frames(frame: FrameType | None) -> Iterator[FrameType]:
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _is_module(frame: FrameType, name: str) -> bool:
+    return frame.f_code.co_name == "<module>" and frame.f_globals.get("__name__") == name

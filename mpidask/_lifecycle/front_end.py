@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
-from mpidask._dask import main_guard
+from mpidask._dask.spawn import check_main_guard
 from mpidask._errors import MPIDaskError
 from mpidask._lifecycle import single_use
 from mpidask._lifecycle.handshake import Handshake, refuse
@@ -138,7 +138,7 @@ def prepared(
     TypeError, ValueError, MPIDaskError
         On one rank; the others raise `SystemExit`, so that users see the error once.
     """
-    main_guard.check()
+    check_main_guard()
     single_use.check()
     with logging_to_stderr(), handled(interrupt, defer_to_user=True):
         chosen = _choose(given, interrupt, front_end)

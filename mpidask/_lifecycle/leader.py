@@ -37,7 +37,8 @@ class Leader:
 
     Three phases, each of which loops over the messages of all ranks::
 
-        start   until `Startup.complete`: RankReady of all ranks, ConnectionInfo, enough WorkerStarted
+        start   until `Startup.complete`: RankReady of all ranks, then ConnectionInfo, then
+                enough WorkerStarted
         run     in the background: late workers, failures, signals, the end of the scheduler
         end     until every rank is Done, or is given up after `shutdown_timeout`
 

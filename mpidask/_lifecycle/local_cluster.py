@@ -6,18 +6,16 @@ import contextlib
 import logging
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
+from mpidask._compat.check import check_private_api
 from mpidask._dask import dashboard, scheduler_file
 from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._dask.log_level import at_log_level
-from mpidask._dask.scheduler import (
-    arrange_pages,
-    make_security,
-    page_arguments,
-    start_monitor,
-)
-from mpidask._dask.worker import worker_class
+from mpidask._dask.scheduler import arrange_pages, make_security
+from mpidask._dask.server_options import local_cluster_arguments
+from mpidask._dask.spawn import shield_children
 from mpidask._gang import protocol
 from mpidask._lifecycle import single_use
 from mpidask._lifecycle.signals import Interrupt, raise_as_python_would
@@ -28,25 +26,23 @@ from mpidask._options import Options
 if TYPE_CHECKING:
     from distributed import LocalCluster, Scheduler
 
-    from mpidask._dask.monitor import Monitor
+    from mpidask._watch.monitor import Monitor
 
 
 @contextlib.contextmanager
 def local_cluster(options: Options, interrupt: Interrupt) -> Iterator[ConnectionInfo]:
     """Start a `distributed.LocalCluster` with the options that apply to one machine."""
-    from mpidask._dask.spawn import shield_worker_processes
-
     single_use.entered()
     single_use.warn_if_only_local()
     interrupt.act(raise_as_python_would)
     try:
         if options.scheduler_file is not None:
-            path = options.scheduler_file
-            scheduler_file.call_in_time(scheduler_file.check_replaceable, path)
-        shield_worker_processes()
+            scheduler_file.check(options.scheduler_file)
+        check_private_api()
+        shield_children()
         security = make_security(options.security)
         prefix = dashboard.choose_prefix(options)
-        arguments = _arguments(options, security, prefix)
+        arguments = local_cluster_arguments(options, security, prefix)
         with at_log_level(options.log_level), _started(arguments) as cluster:
             assert cluster.scheduler is not None
             cluster.sync(_arrange_pages, options, cluster.scheduler, prefix)
@@ -58,10 +54,8 @@ def local_cluster(options: Options, interrupt: Interrupt) -> Iterator[Connection
                 _dashboard_suffix(found),
             )
             protocol.remember(found.address, protocol.NO_MPI_JOB)
-            with (
-                scheduler_file.written(options.scheduler_file, cluster.scheduler, found),
-                _monitored(options, cluster),
-            ):
+            file = scheduler_file.written(options.scheduler_file, cluster.scheduler, found)
+            with _in_loop(cluster, file), _monitored(options, cluster):
                 yield found
     finally:
         single_use.ended_locally(would_leave=options.exit)
@@ -112,8 +106,19 @@ def _dashboard_suffix(cluster: ConnectionInfo) -> str:
 
 
 @contextlib.contextmanager
+def _in_loop(cluster: LocalCluster, block: AbstractAsyncContextManager[None]) -> Iterator[None]:
+    """Enter and leave a block in the event loop of a cluster."""
+    cluster.sync(block.__aenter__)
+    try:
+        yield
+    finally:
+        cluster.sync(block.__aexit__, None, None, None)
+
+
+@contextlib.contextmanager
 def _monitored(options: Options, cluster: LocalCluster) -> Iterator[None]:
-    """Run the monitor in the scheduler's thread."""
+    """Watch over the work, in the thread of the scheduler."""
+    from mpidask._watch.monitor import start_monitor
 
     async def start() -> Monitor | None:
         assert cluster.scheduler is not None
@@ -128,39 +133,3 @@ def _monitored(options: Options, cluster: LocalCluster) -> Iterator[None]:
     finally:
         if monitor is not None:
             cluster.sync(monitor.finish, status)
-
-
-def _arguments(options: Options, security: Any, prefix: str) -> dict[str, Any]:
-    """Translate the options into those of `LocalCluster`."""
-    from distributed import Nanny, Worker
-
-    from mpidask._dask.nanny import QuietNanny, with_child
-    from mpidask._dask.web_pages import arguments_of_worker
-
-    # By default, workers run in processes of their own, as users of LocalCluster expect.
-    cls = worker_class(options)
-    cls = QuietNanny if cls is Worker else cls
-    worker_options = dict(options.worker_options)
-    if issubclass(cls, Nanny) and "worker_class" in worker_options:
-        # As under MPI it is meant for the nanny, while LocalCluster has an argument of this name.
-        cls = with_child(cls, worker_options.pop("worker_class"))
-    given = {
-        "host": options.host,
-        "interface": options.interface,
-        "protocol": options.protocol,
-        "local_directory": options.local_directory,
-        "threads_per_worker": None if options.nthreads == "auto" else options.nthreads,
-        "log_level": options.log_level if issubclass(cls, QuietNanny) else None,
-    }
-    return {
-        "scheduler_port": options.scheduler_port,
-        "worker_class": cls,
-        "silence_logs": options.log_level,
-        "dashboard_address": options.dashboard_address if options.dashboard else None,
-        "memory_limit": options.memory_limit,
-        "security": security,
-        "scheduler_kwargs": {**page_arguments(options, prefix), **options.scheduler_options},
-        **{name: value for name, value in given.items() if value is not None},
-        **worker_options,
-        **arguments_of_worker(prefix, worker_options),
-    }

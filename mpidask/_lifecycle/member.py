@@ -9,10 +9,10 @@ import os
 from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 
+from mpidask._compat.distributed import cpu_quota
 from mpidask._dask.log_level import at_log_level
-from mpidask._dask.spawn import shield_worker_processes
-from mpidask._dask.system import cpu_quota
-from mpidask._dask.worker import uses_nanny
+from mpidask._dask.server_options import uses_nanny
+from mpidask._dask.spawn import shield_children
 from mpidask._gang.rank import RankService
 from mpidask._lifecycle.liveness import LivenessGuard
 from mpidask._lifecycle.messages import (
@@ -110,11 +110,11 @@ class Member:
     def _set_up_process(self) -> None:
         self._settings.enter_context(launcher.hidden_from_children())
         if self._hosts_server:
-            from mpidask._tls import expect_ends_of_processes
+            from mpidask._compat.tls import raise_oserror_for_closed_tls
 
             self._settings.enter_context(at_log_level(self._options.log_level))
-            expect_ends_of_processes()
-        shield_worker_processes()
+            raise_oserror_for_closed_tls()
+        shield_children()
 
     # -- Orders. ---------------------------------------------------------------------
 

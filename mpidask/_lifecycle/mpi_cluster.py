@@ -29,8 +29,8 @@ _LOOP_GRACE = 2
 class MPICluster:
     """Context manager within which the ranks of a communicator are a cluster.
 
-    The client rank gets the `ConnectionInfo` to connect to. The other ranks serve in `__enter__` until
-    the cluster ends; then they leave the program, or get None.
+    The client rank gets the `ConnectionInfo` to connect to. The other ranks serve in
+    `__enter__` until the cluster ends; then they leave the program, or get None.
 
     On every rank, an event loop in a thread talks to the other ranks; the main thread waits, or
     runs the user's function.

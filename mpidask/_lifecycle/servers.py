@@ -11,23 +11,22 @@ import warnings
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from mpidask._compat.distributed import CLUSTER_ENDS
 from mpidask._dask import dashboard, scheduler_file
 from mpidask._dask import worker as workers
 from mpidask._dask.client import close_clients_of_tasks, found_by_clients
-from mpidask._dask.discovery import find_cluster
 from mpidask._dask.memory import watch_memory
-from mpidask._dask.nanny_plugins import tell_of_nanny_plugins
-from mpidask._dask.paused import report_paused
-from mpidask._dask.rank_worker import CLUSTER_ENDS, TASK_EXIT, status_of
+from mpidask._dask.rank_worker import TASK_EXIT, status_of
 from mpidask._dask.scheduler import (
     call_before_close,
-    describe_cluster,
+    connection_info,
     ended_idle,
     enough_files,
     make_security,
-    start_monitor,
     start_scheduler,
+    warn_of_nanny_plugins,
 )
+from mpidask._dask.scheduler_file import find_cluster
 from mpidask._errors import SchedulerFileError
 from mpidask._lifecycle.messages import (
     ConnectionInfo,
@@ -38,12 +37,13 @@ from mpidask._lifecycle.messages import (
 )
 from mpidask._log import logger
 from mpidask._options import Options
+from mpidask._threads import to_daemon_thread
 from mpidask._waiting import Deadline, WaitNotice
 
 if TYPE_CHECKING:
     from distributed import Scheduler
 
-    from mpidask._dask.monitor import Monitor
+    from mpidask._watch.monitor import Monitor
 
 #: A worker that lived for less than this many seconds is replaced after growing pauses.
 _SHORT_LIFE = 10.0
@@ -87,20 +87,22 @@ class SchedulerRunner:
     async def _run(
         self, on_start: Callable[[Scheduler], object], before_close: Callable[[], object]
     ) -> None:
+        from mpidask._watch.monitor import start_monitor
+
         path = self._options.scheduler_file
         if path is not None:
-            await scheduler_file.in_time(scheduler_file.check_replaceable, path)
+            await to_daemon_thread(scheduler_file.check, path)
         security = make_security(self._options.security)
         prefix = dashboard.choose_prefix(self._options)
         scheduler = await start_scheduler(self._options, self._order.host, security, prefix)
         self._scheduler = scheduler
         call_before_close(scheduler, before_close)
-        tell_of_nanny_plugins(scheduler)
+        warn_of_nanny_plugins(scheduler)
         self._monitor = await start_monitor(self._options, scheduler, self._order.places)
         on_start(scheduler)
-        cluster = describe_cluster(self._options, scheduler, security, prefix)
+        cluster = connection_info(self._options, scheduler, security, prefix)
         self._running = asyncio.current_task()
-        async with scheduler_file.written_in_time(path, scheduler, cluster):
+        async with scheduler_file.written(path, scheduler, cluster):
             self._report(cluster)
             await scheduler.finished()
         if ended_idle(scheduler) and not self._stopping:
@@ -112,6 +114,8 @@ class SchedulerRunner:
 
     def later_duties(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         """Yield (name, coroutine) of what starts together with the user's function."""
+        from mpidask._watch.paused import report_paused
+
         if self._scheduler is not None:
             yield "memory watch", report_paused(self._scheduler)
 
@@ -190,7 +194,7 @@ class WorkerSupervisor:
                 if attempt == 0:
                     self._report_start()
                 await self._worker.finished()
-                if workers.stays_away(self._worker, joined=self._joins):
+                if workers.is_closed_for_good(self._worker, joined=self._joins):
                     return
             if self._stopping or (self._joins and not self._options.reconnect):
                 return

@@ -23,6 +23,7 @@ from concurrent.futures import Future
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from mpidask._compat.python import call_before_threads_are_joined
 from mpidask._log import logger, logging_to_stderr
 from mpidask._threads import in_daemon_thread
 from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
@@ -84,7 +85,7 @@ def report_threads_at_exit(place: str) -> None:
     """
     _exit.place = place
     if _exit.supervision is None:
-        _call_before_joining_threads(_exit.begun.set)
+        call_before_threads_are_joined(_exit.begun.set)
         atexit.register(_exit.threads_joined.set)  # called after threads are joined
         _exit.supervision = in_daemon_thread(_supervise_exit)
 
@@ -108,15 +109,6 @@ def wait_for_processes() -> None:
     if _exit.deadline is not None and _exit.supervision is not None:
         _exit.threads_joined.set()
         _exit.supervision.result()
-
-
-def _call_before_joining_threads(function: Callable[[], object]) -> None:
-    """Register a function that Python calls when the program has ended.
-
-    Pools use this private function to join their threads; what is registered last is called first.
-    The public API has nothing so early: the main thread counts as alive until pools are joined.
-    """
-    threading._register_atexit(function)  # type: ignore[attr-defined]
 
 
 def _supervise_exit() -> None:

@@ -15,7 +15,7 @@ from distributed.comm.tcp import (
     TLSListener,
 )
 
-from mpidask import _tls
+from mpidask._compat import tls
 from mpidask._transport.comm import MPIComm
 
 
@@ -31,7 +31,7 @@ class _TCPConnector(TCPConnector):
     comm_class = _over(TCP, asks=True)
 
 
-class _TLSConnector(_tls.Connector):
+class _TLSConnector(tls.Connector):
     prefix = "mpi://"
     comm_class = _over(TLS, asks=True)
 

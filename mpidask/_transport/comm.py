@@ -10,6 +10,7 @@ from distributed.comm.utils import from_frames, to_frames
 from distributed.protocol.serialize import Serialized
 from distributed.utils import nbytes
 
+from mpidask._compat.distributed import set_addresses
 from mpidask._transport import context as contexts
 from mpidask._transport.channel import Channel
 
@@ -38,18 +39,17 @@ class MPIComm(Comm):
         self._stream = stream
         self._channel = Channel(stream, self._context)
         self._plain_if_short = self._context is None or self._context.threshold > _SHORT
-        # distributed.comm.connect() uses these names.
-        self._local_addr, self._peer_addr = stream.local_address, stream.peer_address
+        set_addresses(self, stream.local_address, stream.peer_address)
 
     @property
     def local_address(self) -> str:
         """The address of this end."""
-        return self._local_addr
+        return str(self._stream.local_address)
 
     @property
     def peer_address(self) -> str:
         """The address of the peer."""
-        return self._peer_addr
+        return str(self._stream.peer_address)
 
     @property
     def extra_info(self) -> dict[str, Any]:

@@ -19,13 +19,13 @@ from collections.abc import Callable, Sequence
 
 from mpi4py import MPI
 
+from mpidask._compat.mpi4py import handle_of
+
 #: Seconds of polling that yields the CPU, before waiting in MPI, which spins: the peer may need
 #: this very CPU to move the data.
 _POLLING = 0.002
 #: A no-op in C that returns 0, which is MPI_SUCCESS.
 _NOTHING = ctypes.CDLL(None).sched_yield
-#: The C type of MPI_Request: an integer or a pointer.
-_HANDLE = ctypes.c_int if MPI._sizeof(MPI.Request) == 4 else ctypes.c_void_p
 
 
 def _library() -> ctypes.CDLL | None:
@@ -121,16 +121,15 @@ class TimedWait:
         if self._mpi is None:
             self._request = MPI.Grequest.Start(None, None, None)
             return
-        address = ctypes.c_void_p(MPI._addressof(self._request))
-        _check(self._mpi.MPI_Grequest_start(_NOTHING, _NOTHING, _NOTHING, None, address))
+        handle = ctypes.byref(handle_of(self._request))
+        _check(self._mpi.MPI_Grequest_start(_NOTHING, _NOTHING, _NOTHING, None, handle))
 
     def _complete(self) -> None:
         self._pending = False
         if self._mpi is None:
             self._request.Complete()  # type: ignore[attr-defined]
             return
-        handle = _HANDLE.from_address(MPI._addressof(self._request))
-        _check(self._mpi.MPI_Grequest_complete(handle))
+        _check(self._mpi.MPI_Grequest_complete(handle_of(self._request)))
 
     def _run(self) -> None:
         with self._changed:

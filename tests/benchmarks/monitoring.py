@@ -26,12 +26,12 @@ from types import SimpleNamespace
 
 from distributed import Client, Scheduler, Worker, performance_report
 
-from mpidask._dask.failures import Failures
-from mpidask._dask.monitor import Monitor
-from mpidask._dask.progress import Progress
-from mpidask._dask.summary import Summary
-from mpidask._dask.tally import Places, Tally
 from mpidask._options import Options
+from mpidask._watch.failures import Failures
+from mpidask._watch.monitor import Monitor
+from mpidask._watch.progress import Progress
+from mpidask._watch.summary import Summary
+from mpidask._watch.task_counts import Places, TaskCounts
 
 logging.getLogger("distributed").setLevel(logging.ERROR)
 QUIET = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
@@ -52,7 +52,7 @@ async def batch(client: Client, tasks: int) -> float:
 def tally_seconds(tasks: int) -> float:
     """Give the processor's time to count the steps of so many tasks."""
     scheduler = SimpleNamespace(tasks={"task": SimpleNamespace(run_id=None)})
-    tally = Tally(scheduler)
+    tally = TaskCounts(scheduler)
     states = ["released", "waiting", "processing", "memory", "released", "forgotten"]
     before = time.process_time()
     for _ in range(tasks):
@@ -85,7 +85,7 @@ async def overhead(rounds: int, tasks: int) -> None:
                     seconds[watched] = await batch(client, tasks)
                     if monitor is not None:
                         await monitor.finish(0)
-                        scheduler.remove_plugin(Tally.name)
+                        scheduler.remove_plugin(TaskCounts.name)
                 ratios.append(seconds[True] / seconds[False])
                 print(f"{tasks} tasks: {seconds[True]:.2f} s / {seconds[False]:.2f} s", flush=True)
     spread = statistics.stdev(ratios) / len(ratios) ** 0.5
@@ -133,7 +133,7 @@ def timed(what: str, function: object, times: int = 20) -> None:
 def state(workers: int) -> None:
     """Time what is done once an interval."""
     scheduler = simulated(workers)
-    tally = Tally(scheduler)
+    tally = TaskCounts(scheduler)
     places = Places({f"mpidask-{n}": f"rank {n} on node{n // 64}" for n in range(workers)})
     tally.pending = 10**6
     progress = Progress(scheduler, tally, 300, places)

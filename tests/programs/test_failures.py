@@ -842,7 +842,7 @@ def test_workers_that_are_all_paused_are_named_once(run):
         import threading, time
         from distributed import TimeoutError
         from mpidask import mpi_dask_main
-        from mpidask._dask import paused
+        from mpidask._watch import paused
 
         paused.INTERVAL = 0.5
 

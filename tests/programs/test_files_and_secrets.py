@@ -147,9 +147,9 @@ def test_what_others_can_write_is_joined_if_they_are_trusted(run, launch, tmp_pa
 
 HANGING = """
 import time
-from mpidask._dask import discovery, scheduler_file
+from mpidask._dask import atomic_file, scheduler_file
 
-discovery._ANSWER_TIMEOUT = 0.5
+atomic_file.ANSWER_TIMEOUT = 0.5
 scheduler_file.read = lambda path, trust: time.sleep(1000)
 """
 
@@ -166,16 +166,16 @@ def test_a_file_system_that_hangs_holds_nothing_up(start, end):
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("where", ["check_replaceable", "draft"])
+@pytest.mark.parametrize("where", ["check", "_draft"])
 def test_a_file_system_that_hangs_is_named_by_who_would_write(run, where):
     result = run(
         f"""
         import time
         from mpidask import mpi_dask_main
-        from mpidask._dask import scheduler_file
+        from mpidask._dask import atomic_file
 
-        scheduler_file.ANSWER_TIMEOUT = 0.5
-        scheduler_file.{where} = lambda *args: time.sleep(1000)
+        atomic_file.ANSWER_TIMEOUT = 0.5
+        atomic_file.AtomicFile.{where} = lambda *args: time.sleep(1000)
         mpi_dask_main(scheduler_file="file.json")(print)()
         """,
         limit=60,

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from mpidask._dask.performance_report import PerformanceReport
+from mpidask._watch.performance_report import PerformanceReport
 
 PAGE = Path(__file__).parents[2] / "docs" / "long-jobs.md"
 WORK = """
@@ -219,7 +219,7 @@ def test_data_is_not_replaced(run, tmp_path, option):
         """
     )
     assert (result.status, result.stdout) == (1, "")
-    assert "data.csv is another file, and is left as it is" in result.stderr
+    assert "data.csv: the file there is not a" in result.stderr
     assert data.read_text() == "a,b\n1,2\n"
 
 
@@ -229,7 +229,7 @@ def test_the_performance_report_of_a_job_that_is_killed(start, tmp_path):
         """
         import time
         from mpidask import mpi_dask_main
-        from mpidask._dask import performance_report
+        from mpidask._watch import performance_report
 
         performance_report.FIRST = 2
 

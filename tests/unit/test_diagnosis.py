@@ -7,8 +7,7 @@ import dataclasses
 import dask
 import pytest
 
-from mpidask._diagnosis.facts import Facts, facts_of_this_process
-from mpidask._diagnosis.report import of_job, of_process
+from mpidask._diagnosis import Facts, facts_of_this_process, of_job, of_process
 from mpidask._placement.node import Node
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from mpidask._dask import dashboard
 from mpidask._dask.client import found_by_clients
-from mpidask._dask.scheduler import describe_cluster, start_scheduler
+from mpidask._dask.scheduler import connection_info, start_scheduler
 from mpidask._options import Options
 
 HERE = socket.gethostname()
@@ -36,7 +36,7 @@ def cluster_of(**given):
         prefix = dashboard.choose_prefix(options(**given))
         async with scheduler(options(**given), prefix) as server:
             port = server.services["dashboard"].port
-            return describe_cluster(options(**given), server, None, prefix), port
+            return connection_info(options(**given), server, None, prefix), port
 
     return asyncio.run(describe())
 

@@ -10,25 +10,24 @@ import pytest
 
 PROGRAM = """
 import concurrent.futures, multiprocessing, sys, threading
-from mpidask._dask import main_guard
-from mpidask._dask.spawn import shield_worker_processes
+from mpidask._dask.spawn import check_main_guard, shield_children
 
 def main():
-    main_guard.check()
-    shield_worker_processes()
+    check_main_guard()
+    shield_children()
     with multiprocessing.get_context(sys.argv[1]).Pool(2) as pool:
         print(pool.map(abs, [-1]))
 
 def main_of_executor():
-    main_guard.check()
-    shield_worker_processes()
+    check_main_guard()
+    shield_children()
     context = multiprocessing.get_context(sys.argv[1])
     with concurrent.futures.ProcessPoolExecutor(1, context) as pool:
         print(list(pool.map(abs, [-1])))
 
 def in_thread():  # as a task
-    main_guard.check()
-    shield_worker_processes()
+    check_main_guard()
+    shield_children()
     with concurrent.futures.ThreadPoolExecutor() as threads:
         threads.submit(main).result()
 """
@@ -36,7 +35,7 @@ UNGUARDED = [
     "main()",
     "main_of_executor()",
     "in_thread()",
-    "main_guard.check()\nshield_worker_processes()\nmultiprocessing.get_context(sys.argv[1]).Pool(1)",
+    "check_main_guard()\nshield_children()\nmultiprocessing.get_context(sys.argv[1]).Pool(1)",
     "if True:\n    main()",
 ]
 GUARDED = [

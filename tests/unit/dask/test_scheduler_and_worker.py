@@ -40,7 +40,7 @@ async def started(given):
     made = []
 
     async def start_worker(name="w", attempt=0, nthreads=1):
-        cluster = schedulers.describe_cluster(given, scheduler, None, "")
+        cluster = schedulers.connection_info(given, scheduler, None, "")
         settings = WorkerSettings(name, nthreads, ranks_on_node=2)
         worker = workers.make_worker(given, settings, cluster, attempt)
         made.append(worker)
@@ -89,13 +89,13 @@ def worker_that(*, reason="", retired=False, **attributes):
     ],
 )
 def test_who_stays_away(worker, stays_away):
-    assert workers.stays_away(worker, joined=False) is stays_away
+    assert workers.is_closed_for_good(worker, joined=False) is stays_away
 
 
 def test_joined_workers_wait_for_the_next_cluster():
-    assert not workers.stays_away(worker_that(reason="scheduler-close"), joined=True)
-    assert workers.stays_away(worker_that(reason="scheduler-close-worker"), joined=True)
-    assert workers.stays_away(worker_that(retired=True), joined=True)
+    assert not workers.is_closed_for_good(worker_that(reason="scheduler-close"), joined=True)
+    assert workers.is_closed_for_good(worker_that(reason="scheduler-close-worker"), joined=True)
+    assert workers.is_closed_for_good(worker_that(retired=True), joined=True)
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_workers_know_why_they_were_closed(way, stays_away):
                 else:
                     worker.batched_stream.comm.abort()
                 await asyncio.wait_for(worker.finished(), 10)
-        return workers.stays_away(worker, joined=False)
+        return workers.is_closed_for_good(worker, joined=False)
 
     assert run(test) is stays_away
 
@@ -156,7 +156,7 @@ def test_workers_are_made_to_order():
                 len(scheduler.workers),
             )
 
-    from mpidask._dask.system import memory_limit
+    from mpidask._dask.server_options import memory_limit
 
     first, memory, again, name, count = run(test)
     assert first == ("job-2", 3, {"GPU": 1})
@@ -223,7 +223,7 @@ def test_scheduler_options_come_last():
     async def test():
         given = options(scheduler_options={"idle_timeout": "1h"}, scheduler_port=0)
         async with started(given) as (scheduler, _):
-            return scheduler.idle_timeout, schedulers.describe_cluster(given, scheduler, None, "")
+            return scheduler.idle_timeout, schedulers.connection_info(given, scheduler, None, "")
 
     idle_timeout, cluster = run(test)
     assert idle_timeout == 3600
@@ -243,7 +243,7 @@ def test_taken_port_of_the_dashboard_is_no_matter():
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 async with started(given) as (scheduler, _):
-                    link = schedulers.describe_cluster(given, scheduler, None, "").dashboard
+                    link = schedulers.connection_info(given, scheduler, None, "").dashboard
             return port, link, [str(w.message) for w in caught if "already in use" in str(w)]
 
     port, link, caught = run(test)

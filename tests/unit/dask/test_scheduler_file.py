@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+import threading
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from distributed import Scheduler, Security
 import mpidask
 from mpidask import SchedulerFileError
 from mpidask._dask import scheduler_file
+from mpidask._dask.atomic_file import AtomicFile
 from mpidask._dask.connection_info import ConnectionInfo
 
 ADDRESS = "tls://10.0.0.1:8786"
@@ -31,7 +33,7 @@ def test_a_link_that_comes_after_the_check_is_not_followed(tmp_path, monkeypatch
     target = tmp_path / "data"
     target.write_text("data")
     (tmp_path / "scheduler.json").symlink_to(target)
-    monkeypatch.setattr(scheduler_file, "check_replaceable", lambda path: None)
+    monkeypatch.setattr(AtomicFile, "check", lambda self: None)
     assert not written(tmp_path).is_symlink()
     assert target.read_text() == "data"
 
@@ -78,7 +80,7 @@ def test_written_in_one_go(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError("disk full")
 
-    monkeypatch.setattr(scheduler_file.json, "dump", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(SchedulerFileError, match="disk full"):
         written(tmp_path)
     assert json.loads(path.read_text()) == IDENTITY
@@ -280,3 +282,35 @@ def test_files_of_others_are_not_replaced(tmp_path, monkeypatch):
     with pytest.raises(SchedulerFileError, match="the file there belongs to user"):
         written(tmp_path)
     assert path.read_text() == before
+
+
+# -- A file system that hangs. ---------------------------------------------------------
+
+
+def test_a_file_that_hangs_is_not_read_again_and_again(monkeypatch):
+    answer, reads = threading.Event(), []
+
+    def read(path, trust):
+        reads.append(path)
+        answer.wait(30)
+        return ConnectionInfo(path)
+
+    monkeypatch.setattr(scheduler_file, "read", read)
+
+    async def test():
+        for _ in range(3):
+            with pytest.raises(SchedulerFileError, match="does not answer") as caught:
+                await scheduler_file._read_in_time("file", 0.05, trust=False)
+            assert caught.value.may_pass
+        answer.set()
+        return await scheduler_file._read_in_time("file", 30, trust=False)
+
+    assert asyncio.run(test()) == ConnectionInfo("file")
+    assert reads == ["file"]
+    assert not scheduler_file._reading
+
+
+def test_errors_of_the_file_come_through(tmp_path):
+    with pytest.raises(SchedulerFileError, match="there is no scheduler file"):
+        asyncio.run(scheduler_file._read_in_time(str(tmp_path / "nonesuch"), 30, trust=False))
+    assert not scheduler_file._reading

@@ -9,12 +9,12 @@ from multiprocessing import spawn
 
 import pytest
 
-from mpidask._dask.spawn import shield_worker_processes
+from mpidask._dask.spawn import shield_children
 from mpidask._threads import in_daemon_thread
 
 
 def test_preparation_data_name_the_main_module():
-    """`shield_worker_processes` drops these; both names are Python's own."""
+    """`shield_children` drops these; both names are Python's own."""
     assert list(inspect.signature(spawn.get_preparation_data).parameters) == ["name"]
     source = inspect.getsource(spawn)
     assert "'init_main_from_path'" in source or '"init_main_from_path"' in source
@@ -26,9 +26,9 @@ def test_worker_processes_do_not_see_the_script(monkeypatch):
         return {"name": name, "init_main_from_path": "script.py", "init_main_from_name": "m"}
 
     monkeypatch.setattr(spawn, "get_preparation_data", original)
-    shield_worker_processes()
+    shield_children()
     patched = spawn.get_preparation_data
-    shield_worker_processes()
+    shield_children()
     assert spawn.get_preparation_data is patched  # once is enough
     name = "Dask Worker process (from Nanny)"
 
@@ -45,7 +45,7 @@ def test_worker_processes_do_not_see_the_script(monkeypatch):
 
 
 def test_nannies_name_their_processes_so(monkeypatch):
-    """The name by which `shield_worker_processes` knows a nanny's process."""
+    """The name by which `shield_children` knows a nanny's process."""
     from distributed import nanny
 
     class Stopped(Exception):  # noqa: N818

@@ -8,7 +8,7 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient
 
 from mpidask._dask.dashboard import choose_prefix
-from mpidask._dask.scheduler import describe_cluster, start_scheduler
+from mpidask._dask.scheduler import connection_info, start_scheduler
 from mpidask._dask.worker import make_worker
 from mpidask._options import Options
 from mpidask._placement.resources import WorkerSettings
@@ -53,7 +53,7 @@ def codes(given, prefix, paths):
 
     async def test():
         scheduler = await start_scheduler(given, "127.0.0.1", None, prefix)
-        cluster = describe_cluster(given, scheduler, None, prefix)
+        cluster = connection_info(given, scheduler, None, prefix)
         worker = make_worker(given, WorkerSettings("w", 1, 1), cluster, 0)
         try:
             await worker
@@ -102,12 +102,12 @@ def test_workers_of_another_job_s_cluster_close_their_pages():
     from distributed import Security
 
     from mpidask._dask.connection_info import ConnectionInfo
-    from mpidask._dask.worker import _http_prefix
+    from mpidask._dask.server_options import worker_http_prefix
 
     secured = ConnectionInfo("tls://127.0.0.1:1", Security())
-    assert len(_http_prefix(options(), secured)) > 20
-    assert _http_prefix(options(dashboard_token=False), secured) == ""
-    assert _http_prefix(options(security=True), ConnectionInfo("tcp://127.0.0.1:1")) == ""
+    assert len(worker_http_prefix(options(), secured)) > 20
+    assert worker_http_prefix(options(dashboard_token=False), secured) == ""
+    assert worker_http_prefix(options(security=True), ConnectionInfo("tcp://127.0.0.1:1")) == ""
 
 
 def test_prefix():

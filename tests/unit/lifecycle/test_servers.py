@@ -10,8 +10,8 @@ import pytest
 from distributed.core import Status
 from distributed.utils import warn_on_duration
 
+from mpidask._compat.distributed import CLUSTER_ENDS, RESTARTED
 from mpidask._dask import worker as workers
-from mpidask._dask.rank_worker import CLUSTER_ENDS, RESTARTED
 from mpidask._lifecycle import servers
 from mpidask._lifecycle.messages import ConnectionInfo, Failed, StartWorker
 from mpidask._lifecycle.servers import WorkerSupervisor

@@ -41,7 +41,7 @@ def test_python_calls_before_it_waits_for_the_threads_of_pools():
         "from concurrent.futures import ThreadPoolExecutor\n"
         "from mpidask._mpi import exit_blockers\n"
         "ended = threading.Event()\n"
-        "exit_blockers._call_before_joining_threads(ended.set)\n"
+        "exit_blockers.call_before_threads_are_joined(ended.set)\n"
         "ThreadPoolExecutor(1).submit(lambda: print(ended.wait(30), flush=True))\n"
     )
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

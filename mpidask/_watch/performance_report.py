@@ -1,15 +1,18 @@
-"""Dask's HTML report of a run, written now and then: a job that is killed has one, too."""
+"""Dask's HTML report of a run, written now and then, so that a job that is killed has one too."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
-import tempfile
 import time
-from pathlib import Path
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from mpidask._dask.output_file import OutputFile
+from mpidask._compat.distributed import calling_code
+from mpidask._dask import client as clients
+from mpidask._dask.atomic_file import AtomicFile
+from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._log import logger
 from mpidask._threads import to_daemon_thread
 
@@ -20,11 +23,52 @@ if TYPE_CHECKING:
 
 #: Seconds before the report is written for the first time, and between two reports.
 FIRST, INTERVAL = 60.0, 300.0
-#: How Dask's reports begin.
+#: How Dask's reports begin, within so many bytes.
 _BEGINNING = re.compile(rb"\s*<!doctype html>.*<title>Dask Performance Report<", re.I | re.S)
-#: The most of the time that may go into reports, which cost the scheduler time: up to some
-#: seconds in a long job.
+_HEAD = 4096
+#: The most of the time that may go into reports: in a long job, each costs the scheduler seconds.
 _SHARE = 0.01
+#: Where distributed writes the report, which takes any URL of fsspec's.
+_IN_MEMORY = "memory://mpidask-performance-report.html"
+
+
+@contextlib.contextmanager
+def connected(cluster: ConnectionInfo, options: Options, *, direct: bool) -> Iterator[Client]:
+    """Connect a client, and write the report of its time, if the options ask for one."""
+    report = _prepared(options)
+    with clients.connected(cluster, direct=direct) as client:
+        try:
+            if report is not None:
+                client.sync(report.start, client, program_code(client))
+            yield client
+        finally:
+            with clients.logged("write the performance report"):
+                if report is not None and report.can_be_finished():
+                    client.sync(report.finish)
+
+
+@contextlib.asynccontextmanager
+async def connected_async(
+    cluster: ConnectionInfo, options: Options, *, direct: bool
+) -> AsyncIterator[Client]:
+    """Do the same as `connected` for a client of the running event loop."""
+    # The file system may take its time, which the user's event loop has not.
+    report = await to_daemon_thread(_prepared, options)
+    async with clients.connected_async(cluster, direct=direct) as client:
+        try:
+            if report is not None:
+                await report.start(client, program_code(client))
+            yield client
+        finally:
+            with clients.logged("write the performance report"):
+                if report is not None and report.can_be_finished():
+                    await report.finish()
+
+
+def _prepared(options: Options) -> PerformanceReport | None:
+    if options.performance_report is None:
+        return None
+    return PerformanceReport(options.performance_report, options.shutdown_timeout)
 
 
 class PerformanceReport:
@@ -44,8 +88,8 @@ class PerformanceReport:
     """
 
     def __init__(self, path: str, timeout: float) -> None:
-        self._file = OutputFile(path, "performance report", _BEGINNING)
-        self._file.check()
+        self._file = AtomicFile(path, "performance report", _is_report)
+        self._file.prepare()
         self._timeout = timeout
         self._writing: asyncio.Task[None] | None = None
 
@@ -61,7 +105,7 @@ class PerformanceReport:
         from distributed import performance_report
 
         self._client, self._code = client, code
-        self._report: Any = performance_report()
+        self._report: Any = performance_report(_IN_MEMORY)
         with client.as_current():
             await self._report.__aenter__()
         self._writing = asyncio.create_task(self._write_now_and_then())
@@ -80,17 +124,17 @@ class PerformanceReport:
             pause = max(INTERVAL, (time.monotonic() - before) / _SHARE)
 
     async def _write(self) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            # Dask writes it in the event loop, which no other file system may hold up.
-            path = Path(folder, "report.html")
-            self._report.filename = str(path)
-            with self._client.as_current():
-                await self._report.__aexit__(None, None, None, code=self._code)
-            content = path.read_bytes()
+        import fsspec
+
+        with self._client.as_current():
+            await self._report.__aexit__(None, None, None, code=self._code)
+        memory = fsspec.filesystem("memory")
+        content = memory.cat_file(_IN_MEMORY)
+        memory.rm(_IN_MEMORY)
         await to_daemon_thread(self._file.write, content)
 
     def can_be_finished(self) -> bool:
-        """Tell whether there is a connection to the scheduler, which makes the report."""
+        """Whether there still is a connection to the scheduler, which makes the report."""
         if self._client.status == "running":
             return True
         logger.warning(
@@ -113,20 +157,12 @@ class PerformanceReport:
             ) from None
 
 
-def prepared(options: Options) -> PerformanceReport | None:
-    """Give the report that the options ask for."""
-    if options.performance_report is None:
-        return None
-    return PerformanceReport(options.performance_report, options.shutdown_timeout)
+def _is_report(content: bytes) -> bool:
+    return bool(_BEGINNING.match(content[:_HEAD]))
 
 
-def code_of_the_program(client: Client) -> str:
-    """Find the code that a performance report shows: the program's, not that of this module.
-
-    `performance_report` can only count frames, and how many there are between its exit and
-    the program differs. distributed's private search, which `Computation` uses, knows which
-    modules to pass over.
-    """
+def program_code(client: Client) -> str:
+    """Return the code that a report shows: the program's, not mpidask's."""
     import dask
 
     settings = "distributed.diagnostics.computations"
@@ -138,5 +174,4 @@ def code_of_the_program(client: Client) -> str:
             f"{settings}.ignore-files": [*files, "mpidask/__main__"],
         }
     ):
-        frames = client._get_computation_code()
-    return frames[0].code if frames else "<Code not available>"
+        return calling_code(client)

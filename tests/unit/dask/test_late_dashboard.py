@@ -17,9 +17,9 @@ import pytest
 from tornado.httpclient import AsyncHTTPClient
 from tornado.websocket import websocket_connect
 
-from mpidask._dask import lazy_dashboard
+from mpidask._dask import web_pages
 from mpidask._dask.dashboard import choose_prefix
-from mpidask._dask.scheduler import describe_cluster, start_scheduler
+from mpidask._dask.scheduler import connection_info, start_scheduler
 from mpidask._options import Options
 
 pytest.importorskip("bokeh")
@@ -34,7 +34,7 @@ async def serving(**given):
     options = Options.resolve({"security": False, "dashboard_address": "127.0.0.1:0"} | given)
     prefix = choose_prefix(options)
     scheduler = await start_scheduler(options, "127.0.0.1", None, prefix)
-    link = describe_cluster(options, scheduler, None, prefix).dashboard or ""
+    link = connection_info(options, scheduler, None, prefix).dashboard or ""
 
     async def get(path, **headers):
         url = link.removesuffix("/status") + path
@@ -69,7 +69,7 @@ def imports(monkeypatch):
 
 
 def replace_import(monkeypatch, function):
-    monkeypatch.setattr(lazy_dashboard, "importlib", SimpleNamespace(import_module=function))
+    monkeypatch.setattr(web_pages, "importlib", SimpleNamespace(import_module=function))
 
 
 @pytest.mark.parametrize("given", [{}, {"scheduler_options": {"http_prefix": "/a/b/"}}])

@@ -15,16 +15,15 @@ import dask
 import pytest
 from distributed import Client, Scheduler, Worker, fire_and_forget, wait
 
-from mpidask._dask import tally as tallies
-from mpidask._dask.failures import Failures
-from mpidask._dask.monitor import Monitor
-from mpidask._dask.output_file import OutputFile
-from mpidask._dask.progress import Progress
-from mpidask._dask.scheduler import start_monitor
-from mpidask._dask.summary import Summary
-from mpidask._dask.tally import Places, Tally, usage
+from mpidask._dask.atomic_file import AtomicFile
 from mpidask._errors import MPIDaskError
 from mpidask._options import Options
+from mpidask._watch import task_counts
+from mpidask._watch.failures import Failures
+from mpidask._watch.monitor import Monitor, start_monitor
+from mpidask._watch.progress import Progress
+from mpidask._watch.summary import Summary
+from mpidask._watch.task_counts import Places, TaskCounts, usage
 
 LIMIT = 60
 
@@ -36,7 +35,7 @@ async def cluster(workers=1, **arguments):
         server = await stack.enter_async_context(
             Scheduler(host="127.0.0.1", dashboard=False, dashboard_address="127.0.0.1:0")
         )
-        tally = Tally(server)
+        tally = TaskCounts(server)
         server.add_plugin(tally)
         for rank in range(2, 2 + workers):
             worker = Worker(
@@ -234,7 +233,7 @@ def test_lines_at_an_interval_while_there_is_work(said):
 def test_the_time_left_is_compared_with_the_allocation(monkeypatch, rest, said_of_it):
     monkeypatch.setenv("MPIDASK_JOB_END_TIME", str(round(time.time() + rest)))
     scheduler = SimpleNamespace(workers={}, tasks={})
-    tally = Tally(scheduler)
+    tally = TaskCounts(scheduler)
     progress = Progress(scheduler, tally, 10, Places({}))
     progress._past[0] = (time.monotonic() - 10, 0, 0)
     tally.done, tally.pending = 25, 1500
@@ -297,11 +296,11 @@ def test_workers_still_tell_what_they_execute():
             held = client.submit(hold, "running", key="held")
             (worker,) = server.workers.values()
             await until(lambda: worker.executing)
-            (task,) = tallies.running(server)
+            (task,) = task_counts.running(server)
             assert (task.key, task.worker) == ("held", worker)
             assert 0 <= task.seconds < LIMIT
             worker.executing = {}  # as of one whose event loop is blocked
-            (task,) = tallies.running(server)
+            (task,) = task_counts.running(server)
             assert (task.key, task.seconds) == ("held", None)
             RELEASED.add("running")
             await held
@@ -530,7 +529,7 @@ def test_a_summary_of_nothing():
         cumulative_worker_metrics={},
         stream_handlers={"client-desires-keys": None},
     )
-    summary = Summary(scheduler, Tally(scheduler), Places({}), Failures(scheduler, Places({})))
+    summary = Summary(scheduler, TaskCounts(scheduler), Places({}), Failures(scheduler, Places({})))
     summary.sample()
     content = json.loads(summary.text())
     assert (content["finished"], content["status"]) == (False, None)
@@ -547,7 +546,7 @@ def test_the_summary_is_there_from_the_start_and_finished_at_the_end(tmp_path, s
 
     async def test():
         async with cluster() as (server, _, client):
-            server.remove_plugin(Tally.name)  # it has its own
+            server.remove_plugin(TaskCounts.name)  # it has its own
             monitor = await start_monitor(Options.resolve({"summary": path}), server, {})
             await until(path.exists)
             assert json.loads(path.read_text())["finished"] is False
@@ -564,11 +563,11 @@ def test_the_summary_is_there_from_the_start_and_finished_at_the_end(tmp_path, s
 
 def test_a_file_system_that_hangs_does_not_hold_the_scheduler(tmp_path, said, monkeypatch):
     hang = threading.Event()
-    monkeypatch.setattr(OutputFile, "write", lambda self, content: hang.wait())
+    monkeypatch.setattr(AtomicFile, "write", lambda self, content: hang.wait())
 
     async def test():
         async with cluster() as (server, *_):
-            server.remove_plugin(Tally.name)
+            server.remove_plugin(TaskCounts.name)
             options = Options.resolve({"summary": tmp_path / "job.json", "shutdown_timeout": 1})
             await Monitor(options, server, Places({}), watched(server)).finish(0)
 
@@ -583,7 +582,7 @@ def test_what_becomes_of_tasks_while_the_scheduler_closes_is_no_work(tmp_path):
 
     async def test():
         async with cluster() as (server, _, client):
-            server.remove_plugin(Tally.name)
+            server.remove_plugin(TaskCounts.name)
             monitor = await start_monitor(Options.resolve({"summary": path}), server, {})
             kept = client.map(abs, range(5))
             await wait(kept)
@@ -599,7 +598,7 @@ def test_what_becomes_of_tasks_while_the_scheduler_closes_is_no_work(tmp_path):
 
 def test_a_summary_that_will_never_be_written(tmp_path):
     options = Options.resolve({"summary": tmp_path})
-    with pytest.raises(MPIDaskError, match=r"the summary can't be written: .* is not a file"):
+    with pytest.raises(MPIDaskError, match=r"the summary can't be written: .*: it is a directory"):
         asyncio.run(start_monitor(options, None, {}))
 
 
@@ -607,7 +606,7 @@ def test_a_summary_that_cannot_be_written(tmp_path, said):
     async def test():
         async with cluster() as (server, *_):
             path = tmp_path / "folder" / "job.json"
-            server.remove_plugin(Tally.name)
+            server.remove_plugin(TaskCounts.name)
             monitor = await start_monitor(Options.resolve({"summary": path}), server, {})
             await until(path.exists)
             path.unlink()

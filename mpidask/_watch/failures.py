@@ -1,25 +1,23 @@
-"""Tasks that raise: what kinds of failures there are, and those that nobody would hear of."""
+"""Tasks that raise: the kinds of failures, and those that no client would learn of."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from distributed import SchedulerPlugin
 
+from mpidask._compat.distributed import FIRE_AND_FORGET, on_client_desires
 from mpidask._log import logger
+from mpidask._watch.task_counts import Places
 
 if TYPE_CHECKING:
     from distributed import Scheduler
 
-    from mpidask._dask.tally import Places
-
-#: So many kinds are told apart, and so many of them have a line in the log.
+#: How many kinds are distinguished, and how many of them have a line in the log.
 _KINDS, _LINES = 50, 5
-#: What a client says that wants results, and the name of one that stands for nobody.
-_DESIRE, _NOBODY = "client-desires-keys", "fire-and-forget"
-#: The longest words of an exception.
+#: The longest text of an exception.
 _LENGTH = 200
 
 
@@ -45,7 +43,7 @@ class Failure:
     count: int = 0
 
     def content(self) -> dict[str, Any]:
-        """Give its part of the summary."""
+        """Return its part of the summary."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -54,10 +52,10 @@ class Failure:
 
 
 class Failures(SchedulerPlugin):
-    """Takes note of tasks that raise, and tells of those whose errors reach no client.
+    """Counts tasks that raise, and logs those of `distributed.fire_and_forget`.
 
-    So it is with `distributed.fire_and_forget`. Other errors are for the program, which gets
-    them with the results, and shows or handles them.
+    Their errors reach no client. Other errors reach the program with the results, which shows or
+    handles them.
 
     Parameters
     ----------
@@ -71,11 +69,10 @@ class Failures(SchedulerPlugin):
         self._scheduler = scheduler
         self._places = places
         self._kinds: dict[tuple[str, str], Failure] = {}
-        self._told: set[tuple[str, str]] = set()
-        self._untold = 0
+        self._logged: set[tuple[str, str]] = set()
+        self._not_logged = 0
         self._unattended: set[Any] = set()  # keys of fire_and_forget
-        self._desire: Any = scheduler.stream_handlers[_DESIRE]
-        scheduler.stream_handlers[_DESIRE] = self._note_desire
+        on_client_desires(scheduler, self._note_desire)
 
     @property
     def kinds(self) -> list[Failure]:
@@ -83,23 +80,22 @@ class Failures(SchedulerPlugin):
         return list(self._kinds.values())
 
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
-        """Take note of a failure. Called several times for each task, so it is short."""
+        """Note a failure. Called several times for each task, so it is short."""
         if finish == "erred":
             self._note(self._scheduler.tasks[key])
         elif self._unattended and finish in ("memory", "forgotten"):
             self._unattended.discard(key)
 
-    def _note_desire(self, keys: Collection[Any], client: str) -> None:
-        """Take note of keys that `fire_and_forget` names, also if their tasks have failed by now.
+    def _note_desire(self, keys: Iterable[Any], client: str) -> None:
+        """Note the keys of `fire_and_forget`, even if their tasks have failed by now.
 
-        When a task has failed, its scheduler has forgotten that it was one of these.
+        Once a task has failed, the scheduler no longer knows that it was one of these.
         """
-        self._desire(keys=keys, client=client)
-        if client == _NOBODY:
+        if client == FIRE_AND_FORGET:
             for task in filter(None, map(self._scheduler.tasks.get, keys)):
                 self._unattended.add(task.key)
                 if task.state == "erred":
-                    self._tell_if_unattended(task)
+                    self._log_if_unattended(task)
 
     def _note(self, task: Any) -> None:
         cause = task.exception_blame or task
@@ -108,12 +104,12 @@ class Failures(SchedulerPlugin):
             self._kinds[kind] = self._failure(kind, cause)
         if cause is task and kind in self._kinds:
             self._kinds[kind].count += 1
-        self._tell_if_unattended(task)
+        self._log_if_unattended(task)
 
-    def _tell_if_unattended(self, task: Any) -> None:
+    def _log_if_unattended(self, task: Any) -> None:
         if task.key in self._unattended:
             self._unattended.discard(task.key)
-            self._tell(_kind_of(task.exception_blame or task))
+            self._log(_kind_of(task.exception_blame or task))
 
     def _failure(self, kind: tuple[str, str], cause: Any) -> Failure:
         return Failure(*kind, str(cause.key), _text_of(cause), self._place_of(cause))
@@ -124,26 +120,26 @@ class Failures(SchedulerPlugin):
             return self._places(worker) if worker is not None else str(address)
         return ""
 
-    def _tell(self, kind: tuple[str, str]) -> None:
-        if kind in self._told or kind not in self._kinds or len(self._told) == _LINES:
-            self._untold += 1
+    def _log(self, kind: tuple[str, str]) -> None:
+        if kind in self._logged or kind not in self._kinds or len(self._logged) == _LINES:
+            self._not_logged += 1
             return
-        self._told.add(kind)
+        self._logged.add(kind)
         first = self._kinds[kind]
         place = f" on {first.place}" if first.place else ""
         logger.warning("task %s failed%s: %s", first.key, place, first.exception)
 
     async def before_close(self) -> None:
-        """Tell the rest; what becomes of tasks while the scheduler closes is no failure."""
+        """Log the rest; what becomes of tasks while the scheduler closes is no failure."""
         self._scheduler.remove_plugin(self.name)
-        if self._untold:
-            logger.warning("more tasks failed whose results nobody waits for: %d", self._untold)
+        if self._not_logged:
+            logger.warning("more tasks failed whose results nobody waits for: %d", self._not_logged)
 
 
 def _text_of(task: Any) -> str:
-    # As its worker wrote it: exceptions are not unpickled in a scheduler.
-    words = "".join(one if one.isprintable() else " " for one in task.exception_text or "")
-    return words if len(words) <= _LENGTH else f"{words[:_LENGTH]}..."
+    # As its worker formatted it: schedulers do not unpickle exceptions.
+    text = "".join(one if one.isprintable() else " " for one in task.exception_text or "")
+    return text if len(text) <= _LENGTH else f"{text[:_LENGTH]}..."
 
 
 def _kind_of(task: Any) -> tuple[str, str]:

@@ -1,9 +1,9 @@
-"""Connections by TLS to a process that ends at this moment.
+"""TLS connections to a process that is just ending.
 
-When the other end closes between the handshakes of TCP and of TLS, tornado raises a
-ValueError (https://github.com/tornadoweb/tornado/issues/2546), and distributed lets it
-through, though all who connect expect an OSError: a client no longer reconnects and says
-so at length, and a worker takes the task for failed whose input it was about to fetch.
+If the other end closes between the handshakes of TCP and of TLS, tornado raises a ValueError
+(https://github.com/tornadoweb/tornado/issues/2546). distributed lets it through, though all its
+callers expect an OSError: a client stops reconnecting, with a long traceback, and a worker fails
+the task whose input it was about to fetch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from distributed.comm.tcp import TLSBackend, TLSConnector
 
 
 class Connector(TLSConnector):
-    """Raises an OSError then, too."""
+    """Raises `CommClosedError` instead."""
 
     async def connect(self, address: str, deserialize: bool = True, **connection_args: Any) -> Comm:
         """Connect, as distributed does."""
@@ -24,7 +24,7 @@ class Connector(TLSConnector):
         try:
             comm: Comm = await connect(address, deserialize, **connection_args)
         except ValueError as error:
-            if "not idle" not in str(error):  # but no address, for example
+            if "not idle" not in str(error):  # an invalid address, for example
                 raise
             raise CommClosedError(f"{address} closed the connection: {error}") from error
         return comm
@@ -34,11 +34,11 @@ class _Backend(TLSBackend):
     _connector_class = Connector
 
 
-def expect_ends_of_processes() -> None:
-    """Let all of this process's connections by TLS, Dask's own too, be made by `Connector`.
+def raise_oserror_for_closed_tls() -> None:
+    """Use `Connector` for all of this process's TLS connections, Dask's own included.
 
-    distributed takes back ends of others from packages' entry points for schemes that it does
-    not know itself: there is no public way to mend one of its own.
+    distributed loads back ends from entry points only for schemes that it does not have itself:
+    there is no public way to replace one of its own.
     """
     if type(registry.backends["tls"]) is TLSBackend:
         registry.backends["tls"] = _Backend()

@@ -8,9 +8,9 @@ import pytest
 from distributed.core import Status
 from distributed.scheduler import MemoryState
 
-from mpidask._dask import paused
 from mpidask._dask.memory import METRICS
-from mpidask._dask.paused import PauseWatch
+from mpidask._watch import paused
+from mpidask._watch.paused import PauseWatch
 
 MIB = 2**20
 

@@ -12,7 +12,7 @@ from distributed.comm import registry
 from distributed.comm.tcp import TLSBackend, TLSConnector
 from tornado.iostream import IOStream
 
-from mpidask._tls import expect_ends_of_processes
+from mpidask._compat.tls import raise_oserror_for_closed_tls
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def the_error(connector, address, arguments):
 
 
 def test_distributed_does_not_expect_it(address, arguments):
-    """When this fails, distributed or tornado has been mended: `_tls` may go."""
+    """When this fails, distributed or tornado has been mended: `_compat.tls` may go."""
     error = the_error(TLSConnector(), address, arguments)
     assert type(error) is ValueError
 
@@ -55,13 +55,13 @@ def test_distributed_does_not_expect_it(address, arguments):
 @pytest.mark.parametrize("scheme", ["tls", "mpi"])
 def test_it_is_an_oserror(monkeypatch, address, arguments, scheme):
     monkeypatch.setitem(registry.backends, "tls", TLSBackend())
-    expect_ends_of_processes()
+    raise_oserror_for_closed_tls()
     connector = registry.get_backend(scheme).get_connector()
     assert isinstance(the_error(connector, address, arguments), OSError)
 
 
 def test_other_errors_stay(arguments):
-    expect_ends_of_processes()
+    raise_oserror_for_closed_tls()
     connector = registry.get_backend("tls").get_connector()
     with pytest.raises(ValueError, match="address"):
         asyncio.run(connector.connect("tls://[nonsense", **arguments))
@@ -70,5 +70,5 @@ def test_other_errors_stay(arguments):
 def test_a_backend_of_others_stays(monkeypatch):
     other = object()
     monkeypatch.setitem(registry.backends, "tls", other)
-    expect_ends_of_processes()
+    raise_oserror_for_closed_tls()
     assert registry.backends["tls"] is other

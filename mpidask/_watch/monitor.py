@@ -1,34 +1,61 @@
-"""Watches over the work where the scheduler runs, for those who read of it later."""
+"""Watches over the work in the scheduler's event loop: failures, progress and summary."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
-from mpidask._dask import summary as summaries
-from mpidask._dask.failures import Failures
-from mpidask._dask.progress import Progress
 from mpidask._dask.scheduler import call_before_close
-from mpidask._dask.summary import Summary
-from mpidask._dask.tally import Places, Tally
 from mpidask._log import logger
 from mpidask._threads import in_daemon_thread, to_daemon_thread
+from mpidask._watch import summary as summaries
+from mpidask._watch.failures import Failures
+from mpidask._watch.progress import Progress
+from mpidask._watch.summary import Summary
+from mpidask._watch.task_counts import Places, TaskCounts
 
 if TYPE_CHECKING:
     from distributed import Scheduler
 
     from mpidask._options import Options
 
-#: Seconds between two looks at the workers for the summary.
+#: Seconds between two samples of the workers for the summary.
 _SAMPLING = 2
 #: Most seconds between two versions of the summary.
 _REWRITING = 60
 
 
+async def start_monitor(
+    options: Options, scheduler: Scheduler, places: Mapping[str, str]
+) -> Monitor | None:
+    """Watch failures and, if the options ask for them, progress and summary.
+
+    Parameters
+    ----------
+    options : Options
+    scheduler : distributed.Scheduler
+    places : mapping of str to str
+        Where the ranks are, by the names of their workers.
+
+    Raises
+    ------
+    MPIDaskError
+        If the summary can't be written.
+    """
+    if options.summary is not None:
+        await asyncio.to_thread(summaries.file(options.summary).prepare)
+    failures = Failures(scheduler, Places(places))
+    scheduler.add_plugin(failures)
+    if options.progress is None and options.summary is None:
+        return None
+    return Monitor(options, scheduler, Places(places), failures)
+
+
 class Monitor:
-    """Tells of progress, and keeps the summary, as the options ask for.
+    """Logs progress, and writes the summary, as the options ask.
 
     It lives in the event loop of the scheduler.
 
@@ -38,14 +65,14 @@ class Monitor:
     scheduler : distributed.Scheduler
     places : Places
     failures : Failures
-        What the summary tells of tasks that raised.
+        For the summary.
     """
 
     def __init__(
         self, options: Options, scheduler: Scheduler, places: Places, failures: Failures
     ) -> None:
-        tally = Tally(scheduler)
-        scheduler.add_plugin(tally)
+        counts = TaskCounts(scheduler)
+        scheduler.add_plugin(counts)
         call_before_close(scheduler, self._stop_counting)
         self._scheduler = scheduler
         self._timeout = options.shutdown_timeout / 2
@@ -55,20 +82,20 @@ class Monitor:
         self._summary: Summary | None = None
         if options.summary is not None:
             self._file = summaries.file(options.summary)
-            self._summary = Summary(scheduler, tally, places, failures)
+            self._summary = Summary(scheduler, counts, places, failures)
             self._tasks.append(asyncio.create_task(self._keep_summary(self._summary)))
         if options.progress is not None:
-            progress = Progress(scheduler, tally, options.progress, places)
+            progress = Progress(scheduler, counts, options.progress, places)
             self._tasks.append(asyncio.create_task(progress.run()))
 
     def _stop_counting(self) -> None:
-        """Take a last look: what becomes of tasks while the scheduler closes is no work."""
+        """Take a last sample: what becomes of tasks while the scheduler closes is no work."""
         if self._summary is not None:
             self._summary.sample()
-        self._scheduler.remove_plugin(Tally.name)
+        self._scheduler.remove_plugin(TaskCounts.name)
 
     async def _keep_summary(self, summary: Summary) -> None:
-        """Write it again and again, so that it outlives a job that is killed.
+        """Write it again and again, so that a job that is killed has one.
 
         At first that is after each sample, then ever less often.
         """
@@ -78,12 +105,12 @@ class Monitor:
             summary.sample()
             if age >= next_writing and (writing is None or writing.done()):
                 next_writing = age + min(age, _REWRITING)
-                # File systems may take their time, in which sampling goes on.
-                writing = in_daemon_thread(self._write_draft, summary)
+                # In a thread: sampling goes on while a file system takes its time.
+                writing = in_daemon_thread(self._write_meanwhile, summary)
             await asyncio.sleep(_SAMPLING)
             age += _SAMPLING
 
-    def _write_draft(self, summary: Summary) -> None:
+    def _write_meanwhile(self, summary: Summary) -> None:
         try:
             text = summary.text()
         except (KeyError, RuntimeError):  # the scheduler has changed something meanwhile
@@ -101,10 +128,10 @@ class Monitor:
         try:
             self._file.write(text.encode())
         except OSError as error:
-            logger.warning("the summary can't be written: %s", error)
+            logger.warning("the summary can't be written: %s", self._file.explain(error))
 
     async def finish(self, status: int) -> None:
-        """Write the summary for the last time, and tell it in short."""
+        """Write the summary for the last time, and log it in short."""
         for task in self._tasks:
             task.cancel()
         for ended in await asyncio.gather(*self._tasks, return_exceptions=True):

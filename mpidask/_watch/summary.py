@@ -1,4 +1,4 @@
-"""The summary of a job: what it did and used, for programs (JSON) and, in two lines, for people."""
+"""The summary of what a job did and used: JSON for programs, and two lines in the log."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from typing import TYPE_CHECKING, Any
 
 from dask.utils import format_bytes
 
-from mpidask._dask.failures import Failures
-from mpidask._dask.output_file import OutputFile
-from mpidask._dask.tally import Places, Tally
-from mpidask._dask.units import duration
+from mpidask._compat.distributed import metered_bytes
+from mpidask._dask.atomic_file import AtomicFile
 from mpidask._placement.limits import end_of_allocation
+from mpidask._watch.failures import Failures
+from mpidask._watch.task_counts import Places, TaskCounts, duration
 
 if TYPE_CHECKING:
     from distributed import Scheduler
 
-#: The version of the file's form: another number, should it ever mean something else.
+#: The version of the file's format.
 SCHEMA = 1
 #: How each version of the file begins.
 _BEGINNING = re.compile(rb'\{\s*"schema": \d+,\s*"mpidask": "')
-#: The share of the time after which a worker counts as idle, in what is said to people.
+#: The share of the time from which a worker counts as idle, in the log.
 _IDLE = 0.5
-#: The least number of looks at the workers from which that is told.
+#: The least number of samples for that.
 _SAMPLES = 10
-#: What is asked for beyond the most memory that was used.
+#: What to ask for, as a multiple of the most memory that was used.
 _HEADROOM = 1.2
-#: So many kinds of failures are named to people, those of most tasks.
+#: How many kinds of failures the log names, the most frequent ones.
 _NAMED = 3
 
 
-def file(path: str) -> OutputFile:
-    """Give the file that a summary goes to."""
-    return OutputFile(path, "summary", _BEGINNING)
+def file(path: str) -> AtomicFile:
+    """Return the file that a summary goes to."""
+    return AtomicFile(path, "summary", _BEGINNING.match)
 
 
 @dataclass
 class WorkerRecord:
-    """What one worker was like, over all samples."""
+    """What one worker did and used, over all samples."""
 
     place: str
     threads: int
@@ -57,28 +57,28 @@ class WorkerRecord:
         return self.idle_seconds / self.seconds if self.seconds else 0.0
 
     def content(self) -> dict[str, Any]:
-        """Give its part of the summary."""
+        """Return its part of the summary."""
         seconds, idle = round(self.seconds, 3), round(self.idle_seconds, 3)
         return vars(self) | {"seconds": seconds, "idle_seconds": idle}
 
 
 class Summary:
-    """Samples the workers, and sums up.
+    """Samples the workers, and sums up what they did and used.
 
     Parameters
     ----------
     scheduler : distributed.Scheduler
-    tally : Tally
+    counts : TaskCounts
     places : Places
     failures : Failures
     """
 
     def __init__(
-        self, scheduler: Scheduler, tally: Tally, places: Places, failures: Failures
+        self, scheduler: Scheduler, counts: TaskCounts, places: Places, failures: Failures
     ) -> None:
         self._scheduler = scheduler
         self._failures = failures
-        self._tally = tally
+        self._counts = counts
         self._places = places
         self._began = self._sampled = time.monotonic()
         self._started = time.time()
@@ -88,7 +88,7 @@ class Summary:
         self._of_address: dict[str, WorkerRecord] = {}
 
     def sample(self) -> None:
-        """Take note of what the workers do and use now."""
+        """Add what the workers do and use now."""
         now = time.monotonic()
         passed, self._sampled = now - self._sampled, now
         self._samples += 1
@@ -99,18 +99,18 @@ class Summary:
             record.idle_seconds += 0 if worker.processing else passed
 
     def _record(self, worker: Any) -> WorkerRecord:
-        """Give the record of a worker that is new, or takes the place of another."""
+        """Return the record of a worker that is new, or has replaced another."""
         place = self._places(worker)
         new = WorkerRecord(place, worker.nthreads, worker.memory_limit or 0)
         record = self._of_address[worker.address] = self._workers.setdefault(place, new)
         return record
 
     def content(self, status: int | None = None) -> dict[str, Any]:
-        """Sum up all there was until now; `status` is that of a job that has finished.
+        """Return the summary so far, or with the status of a job that has finished.
 
-        May be called in any thread: what the scheduler changes meanwhile is copied first.
+        May be called in any thread: it copies what the scheduler may change meanwhile.
         """
-        first, workers = self._tally.first_ended, list(self._workers.values())
+        first, workers = self._counts.first_ended, list(self._workers.values())
         counted = ("done", "erred", "retried", "pending", "dropped")
         return {
             "schema": SCHEMA,
@@ -122,37 +122,37 @@ class Summary:
             "allocation_ends": None if self._end is None else _clock(self._end),
             "seconds": round(time.monotonic() - self._began, 3),
             "seconds_to_first_task": None if first is None else round(first - self._began, 3),
-            "tasks": {name: getattr(self._tally, name) for name in counted},
+            "tasks": {name: getattr(self._counts, name) for name in counted},
             "failures": [one.content() for one in self._failures.kinds],
             "thread_seconds": round(sum(one.threads * one.seconds for one in workers), 3),
             "busy_thread_seconds": round(self._busy_seconds(), 3),
             "bytes_moved": self._bytes_moved(),
-            "bytes_spilled": _metered(self._scheduler, lambda name: name[-2] == "disk-write"),
+            "bytes_spilled": metered_bytes(self._scheduler, activity="disk-write"),
             "advice": self._advice() if self._workers else None,
             "workers": [one.content() for one in workers],
         }
 
     def _bytes_moved(self) -> int | None:
         if any(not one.memory_limit for one in list(self._workers.values())):
-            return None  # workers meter what they read of memory that they limit
-        return _metered(self._scheduler, lambda name: name[0] == "get-data")
+            return None  # workers meter only memory that they limit
+        return metered_bytes(self._scheduler, context="get-data")
 
     def _busy_seconds(self) -> float:
         still = sum(
             seconds
             for worker in list(self._scheduler.workers.values())
             for task, seconds in list(worker.executing.items())
-            # It did not end since the heartbeat, and has not given up its thread.
+            # It has not ended since the heartbeat, nor seceded from its thread.
             if task in worker.processing and task not in worker.long_running
         )
-        return float(self._tally.busy_seconds + still)
+        return float(self._counts.busy_seconds + still)
 
     def text(self, status: int | None = None) -> str:
-        """Give the file's content."""
+        """Return the content of the file."""
         return json.dumps(self.content(status), indent=1) + "\n"
 
     def lines(self) -> list[str]:
-        """Say the most important of it to people, and what to ask for next time."""
+        """Return the most important of it as lines for the log, and what to ask for next time."""
         now = self.content()
         tasks, offered = now["tasks"], now["thread_seconds"]
         counts = ", ".join(
@@ -204,7 +204,7 @@ class Summary:
         return [f"most memory {format_bytes(top.memory_peak)}{limit} on {top.place}"]
 
     def _advice(self) -> dict[str, Any]:
-        """Tell what to ask for next time: bytes a rank, and whether all workers were needed."""
+        """Return what to ask for next time: bytes a rank, and how many workers were not needed."""
         records = list(self._workers.values())
         enough = self._samples >= _SAMPLES
         idle = [one.idle_share for one in records if enough and one.idle_share >= _IDLE]
@@ -218,15 +218,3 @@ class Summary:
 def _clock(seconds: float) -> str:
     moment = datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc)
     return moment.isoformat(timespec="seconds")
-
-
-def _metered(scheduler: Scheduler, wanted: Any) -> int:
-    """Add up the bytes that workers have metered for some activities ("fine metrics")."""
-    metrics = list(scheduler.cumulative_worker_metrics.items())
-    return int(
-        sum(
-            amount
-            for name, amount in metrics
-            if isinstance(name, tuple) and name[-1] == "bytes" and wanted(name)
-        )
-    )

@@ -1,4 +1,4 @@
-"""Workers that stay paused for memory: the job slows down or stands still, and nothing says so."""
+"""Workers that stay paused for lack of memory: the job slows down or stalls, silently."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks.
 INTERVAL = 5.0
-#: Looks in a row at which a worker must be paused to be named: if all workers are, nothing goes
-#: on; a few that write results to disk may take their time.
+#: Looks in a row at which a worker must be paused to be named: few if all workers are, for then
+#: nothing runs; more for some, which may be writing results to disk.
 _LOOKS_IF_ALL, _LOOKS = 2, 6
-#: So many workers are named.
+#: How many workers are named.
 _NAMED = 10
-#: The setting that says when workers pause.
+#: The setting for when workers pause.
 _PAUSE = "distributed.worker.memory.pause"
-#: A worker that is paused while it uses less than this fraction of its limit is so by the setting.
+#: Below this fraction of its limit, a worker is paused because of the setting.
 _MUCH = 0.5
 
 
 async def report_paused(scheduler: Scheduler) -> None:
-    """Name workers that stay paused, each once a pause."""
+    """Log which workers stay paused, each once a pause."""
     watch = PauseWatch(scheduler)
     while True:
         await asyncio.sleep(INTERVAL)
-        if said := watch.look():
-            logger.warning(said)
+        if report := watch.look():
+            logger.warning(report)
 
 
 class PauseWatch:
@@ -48,7 +48,7 @@ class PauseWatch:
         self._named: set[str] = set()
 
     def look(self) -> str | None:
-        """Take note of the workers that are paused, and describe those that are for long."""
+        """Note the workers that are paused, and describe those that newly stay so."""
         from distributed.core import Status
 
         workers = self._scheduler.workers
@@ -80,10 +80,10 @@ def _description(workers: list[Any], everywhere: bool) -> str:
 
 
 def _contents(worker: Any) -> str:
-    """Say what the memory of a worker is made of."""
+    """Describe what the memory of a worker consists of."""
     from dask.utils import format_bytes
 
-    memory, pool = worker.memory, _said(worker).get("pool", 0)
+    memory, pool = worker.memory, _reported(worker).get("pool", 0)
     parts = [f"{format_bytes(memory.managed)} are results"]
     if memory.spilled:
         parts.append(f"{format_bytes(memory.spilled)} more on disk")
@@ -96,8 +96,8 @@ def _contents(worker: Any) -> str:
 
 
 def _advice(worker: Any) -> Iterator[str]:
-    """Say what helps against the largest part of the memory of a worker."""
-    memory, pause = worker.memory, _said(worker).get("pause")
+    """Return advice about the largest part of a worker's memory."""
+    memory, pause = worker.memory, _reported(worker).get("pause")
     if pause is not None and memory.process < _MUCH * worker.memory_limit:
         yield (
             f"It is not for want of memory: Dask's configuration there has {_PAUSE}: {pause}, the "
@@ -116,7 +116,7 @@ def _advice(worker: Any) -> Iterator[str]:
         )
 
 
-def _said(worker: Any) -> dict[str, Any]:
-    """Give what a worker has said beyond what Dask asks; others say nothing."""
-    said: dict[str, Any] = worker.metrics.get(METRICS, {})
-    return said
+def _reported(worker: Any) -> dict[str, Any]:
+    """Return what `MemoryWatch` adds to a worker's metrics, if it has one."""
+    reported: dict[str, Any] = worker.metrics.get(METRICS, {})
+    return reported

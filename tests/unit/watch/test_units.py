@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mpidask._dask import units
+from mpidask._watch.task_counts import duration, rate
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from mpidask._dask import units
     ],
 )
 def test_duration(seconds, text):
-    assert units.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,4 @@ def test_duration(seconds, text):
     ],
 )
 def test_rate(per_second, text):
-    assert units.rate(per_second) == text
+    assert rate(per_second) == text

@@ -1,4 +1,4 @@
-"""Lines in the log that say how far the work is, and when it has come to a halt."""
+"""Log lines about the progress of the work, and about stalls."""
 
 from __future__ import annotations
 
@@ -13,23 +13,29 @@ from typing import TYPE_CHECKING
 
 from dask.utils import format_bytes
 
-from mpidask._dask.tally import Places, Running, Tally, running, usage
-from mpidask._dask.units import duration, rate
 from mpidask._log import logger
 from mpidask._placement.limits import end_of_allocation
+from mpidask._watch.task_counts import (
+    Places,
+    Running,
+    TaskCounts,
+    duration,
+    rate,
+    running,
+    usage,
+)
 
 if TYPE_CHECKING:
     from distributed import Scheduler
 
-#: Intervals without the end of a task that are a stall, and that a rate is taken over.
+#: Intervals without the end of a task that make a stall, and that a rate is taken over.
 _INTERVALS = 3
-#: Tasks that the line about a stall names.
+#: Tasks that the line about a stall names, and how many of the innermost calls of each.
 _NAMED = 4
-#: Calls of each, the innermost ones.
 _CALLS = 3
-#: Seconds that a worker has to tell what its threads do.
+#: Seconds that a worker has to report its call stacks.
 _STACK_TIMEOUT = 5
-#: What runs any task: calls there tell nothing.
+#: Calls in what runs any task, which say nothing about this one.
 _MACHINERY = (
     r'-packages/(?:distributed|dask)/\w+\.py"'
     r'|/mpidask/_gang/\w+\.py"'
@@ -40,20 +46,22 @@ _SILENCE = 60
 
 
 class Progress:
-    """Tells, at an interval, how far the work is.
+    """Logs the progress of the work at an interval.
 
     Parameters
     ----------
     scheduler : distributed.Scheduler
-    tally : Tally
+    counts : TaskCounts
     interval : float
         Seconds between two lines.
     places : Places
     """
 
-    def __init__(self, scheduler: Scheduler, tally: Tally, interval: float, places: Places) -> None:
+    def __init__(
+        self, scheduler: Scheduler, counts: TaskCounts, interval: float, places: Places
+    ) -> None:
         self._scheduler = scheduler
-        self._tally = tally
+        self._counts = counts
         self._interval = interval
         self._places = places
         self._end = end_of_allocation()
@@ -64,11 +72,11 @@ class Progress:
 
     def _remember(self) -> None:
         if self._past and not self._past[-1][2]:
-            self._past.clear()  # a rate is that of the work, without the time between
-        self._past.append((time.monotonic(), self._tally.ended, self._tally.pending))
+            self._past.clear()  # a rate leaves out the time in which there was no work
+        self._past.append((time.monotonic(), self._counts.ended, self._counts.pending))
 
     async def run(self) -> None:
-        """Tell for ever: lines, or on a terminal one that is written again each second."""
+        """Log lines for ever; on a terminal, rewrite one line each second."""
         live = asyncio.create_task(self._live()) if sys.stderr.isatty() else None
         try:
             while True:
@@ -77,7 +85,7 @@ class Progress:
                     logger.info(self.line())
                 self._remember()
                 if self._stalls():
-                    logger.warning(await self._about_the_stall())
+                    logger.warning(await self._describe_stall())
         finally:
             if live is not None:
                 live.cancel()
@@ -90,25 +98,25 @@ class Progress:
                 self._write_over(self.line())
 
     def _write_over(self, line: str) -> None:
-        """Write the live line again; what others write next goes over it."""
+        """Rewrite the live line; the next output of others overwrites it."""
         width = shutil.get_terminal_size().columns - 1
         sys.stderr.write(f"\x1b[K{line[:width]}\r")
         sys.stderr.flush()
 
     def _works(self) -> bool:
-        return self._tally.pending > 0 or self._tally.ended > self._past[-1][1]
+        return self._counts.pending > 0 or self._counts.ended > self._past[-1][1]
 
     def line(self) -> str:
-        """Say how far the work is."""
-        parts = [f"{self._tally.done} of {self._tally.total} tasks done"]
-        if self._tally.erred:
-            parts[0] += f", {self._tally.erred} erred"
+        """Return a line about the progress."""
+        parts = [f"{self._counts.done} of {self._counts.total} tasks done"]
+        if self._counts.erred:
+            parts[0] += f", {self._counts.erred} erred"
         return "; ".join([*parts, *self._time_left(), *self._workers()])
 
     def _time_left(self) -> list[str]:
         since, ended, _ = self._past[0]
-        speed = max(0, self._tally.ended - ended) / max(time.monotonic() - since, 1e-3)
-        left = self._tally.pending / speed if speed else None
+        speed = max(0, self._counts.ended - ended) / max(time.monotonic() - since, 1e-3)
+        left = self._counts.pending / speed if speed else None
         parts = [f"{rate(speed)}" + (f", {duration(left)} left" if left else "")]
         if self._end is not None:
             rest = self._end - time.time()
@@ -128,12 +136,12 @@ class Progress:
     # -- When no task ends. ------------------------------------------------------------
 
     def _stalls(self) -> bool:
-        """Tell whether a stall began: no task has ended for some intervals, and some run."""
-        ended = self._tally.ended
+        """Whether a stall has begun: no task has ended for some intervals, and some run."""
+        ended = self._counts.ended
         quiet = len(self._past) > _INTERVALS and all(
             then == ended and pending for _, then, pending in self._past
         )
-        now = ended, self._tally.dropped
+        now = ended, self._counts.dropped
         if not quiet or self._stalled_at == now:
             return False
         if not any(worker.processing for worker in self._scheduler.workers.values()):
@@ -141,12 +149,12 @@ class Progress:
         self._stalled_at = now
         return True
 
-    async def _about_the_stall(self) -> str:
+    async def _describe_stall(self) -> str:
         tasks = running(self._scheduler)
-        told = await asyncio.gather(*(self._describe(task) for task in tasks[:_NAMED]))
+        described = await asyncio.gather(*(self._describe(task) for task in tasks[:_NAMED]))
         more = f"; and {len(tasks) - _NAMED} more" if len(tasks) > _NAMED else ""
         quiet = duration(_INTERVALS * self._interval)
-        return f"no task has ended for {quiet}. Still running: {'; '.join(told)}{more}"
+        return f"no task has ended for {quiet}. Still running: {'; '.join(described)}{more}"
 
     async def _describe(self, task: Running) -> str:
         text = f"{_printable(str(task.key))[:60]} on {self._places(task.worker)}"
@@ -159,7 +167,7 @@ class Progress:
         return f"{text}, in {stack}" if stack else text
 
     async def _stack(self, task: Running) -> str:
-        """Give the innermost calls that a task is in, if its worker can tell."""
+        """Return the innermost calls that a task is in, if its worker reports them."""
         stacks: dict[str, dict[object, list[str]]] = {}
         with contextlib.suppress(Exception):  # it has ended meanwhile, or its worker is stuck
             asking = self._scheduler.get_call_stack(keys=[task.key])
@@ -174,6 +182,6 @@ def _printable(text: str) -> str:
 
 
 def _call(text: str) -> str:
-    """Shorten a call as Python writes it in a traceback."""
+    """Shorten a line of a traceback."""
     found = re.search(r'File "(?:.*/)?([^"]*)", line (\d+), in (\S+)', text)
     return f"{found[3]} ({found[1]}:{found[2]})" if found else " ".join(text.split())[:80]

@@ -1,13 +1,14 @@
-"""What the scheduler knows of the work: tasks counted as they end, and the state of the workers."""
+"""What the scheduler knows of the work: counts of tasks, and what its workers do and use."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from distributed import SchedulerPlugin
+
+from mpidask._compat.distributed import compute_seconds, spilled_bytes, was_sent_to_worker
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -16,32 +17,32 @@ if TYPE_CHECKING:
 _PENDING = frozenset({"waiting", "no-worker", "queued", "processing"})
 
 
-class Tally(SchedulerPlugin):
-    """Counts tasks.
+class TaskCounts(SchedulerPlugin):
+    """Counts tasks as they change their state.
 
     Attributes
     ----------
     done, erred : int
         Tasks that have ended: well, or because they or what they depend on raised.
     retried : int
-        How often a task went to a worker once more.
+        How often a task was sent to a worker once more.
     pending : int
         Tasks that wait or run.
     dropped : int
-        Tasks that were given up before they had ended: nobody wants their results any more.
+        Tasks that were forgotten before they had ended: nobody wants their results any more.
     first_ended : float or None
         When the first task ended, by `time.monotonic`.
     busy_seconds : float
-        How long the tasks that have ended ran.
+        How long the tasks that have ended ran, all together.
     """
 
-    name = "mpidask-tally"
+    name = "mpidask-task-counts"
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._tasks = scheduler.tasks
         self.done = self.erred = self.retried = self.pending = self.dropped = 0
-        self._released: dict[Any, str] = {}  # from which state; most for a moment only
-        self._again: set[Any] = set()  # have been with a worker, and wait
+        self._released: dict[Any, str] = {}  # by key, from which state; most for a moment only
+        self._again: set[Any] = set()  # keys of tasks that wait to be sent once more
         self.first_ended: float | None = None
         self.busy_seconds = 0.0
 
@@ -54,7 +55,7 @@ class Tally(SchedulerPlugin):
         return self.ended + self.pending
 
     def transition(self, key: Any, start: str, finish: str, *args: Any, **kwargs: Any) -> None:
-        """Count one step of a task. Called several times for each, so it is short."""
+        """Count a transition. Called several times for each task, so it is short."""
         self.pending += (finish in _PENDING) - (start in _PENDING)
         if start == "processing" and finish == "memory":
             self.done += 1
@@ -64,7 +65,7 @@ class Tally(SchedulerPlugin):
             self._note_detour(key, start, finish)
             return
         self._released.pop(key, None)
-        self.busy_seconds += _compute_seconds(kwargs)
+        self.busy_seconds += compute_seconds(kwargs)
         if self.first_ended is None:
             self.first_ended = time.monotonic()
 
@@ -72,7 +73,7 @@ class Tally(SchedulerPlugin):
         if finish == "released":
             self._released[key] = start
         elif start == "released" and finish == "waiting":
-            self._put_up_again(key, self._released.pop(key, ""))
+            self._note_new_attempt(key, self._released.pop(key, ""))
         elif finish == "processing" and key in self._again:
             self._again.discard(key)
             self.retried += 1
@@ -80,30 +81,16 @@ class Tally(SchedulerPlugin):
             self._again.discard(key)
             self.dropped += self._released.pop(key, "") in _PENDING
 
-    def _put_up_again(self, key: Any, left: str) -> None:
+    def _note_new_attempt(self, key: Any, left: str) -> None:
         self.done -= left == "memory"
         self.erred -= left == "erred"
-        if _ran(self._tasks[key]):
+        if was_sent_to_worker(self._tasks[key]):
             self._again.add(key)
-
-
-def _compute_seconds(told: Mapping[str, Any]) -> float:
-    """Add up for how long a task ran, as its worker told when it had ended.
-
-    That comes with the transition, which is not documented.
-    """
-    parts = told.get("startstops") or ()
-    return sum(float(one["stop"] - one["start"]) for one in parts if one["action"] == "compute")
-
-
-def _ran(task: Any) -> bool:
-    # Not documented: the scheduler numbers the times that tasks are sent to workers.
-    return task.run_id is not None
 
 
 @dataclass
 class Usage:
-    """What the workers do, and the memory they use, in bytes; a limit of 0 is none."""
+    """How busy the workers are, and the memory they use, in bytes; a limit of 0 is none."""
 
     workers: int = 0
     busy: int = 0
@@ -113,13 +100,13 @@ class Usage:
 
 
 def usage(scheduler: Scheduler) -> Usage:
-    """Add up what the workers told in their last heartbeats."""
+    """Add up what the workers reported in their last heartbeats."""
     total, unlimited = Usage(workers=len(scheduler.workers)), False
     for worker in scheduler.workers.values():
         metrics = worker.metrics
         total.busy += bool(worker.processing)
         total.memory += metrics.get("memory", 0)
-        total.spilled += metrics.get("spilled_bytes", {}).get("disk", 0)
+        total.spilled += spilled_bytes(metrics)
         total.memory_limit += worker.memory_limit or 0
         unlimited |= not worker.memory_limit
     if unlimited:
@@ -137,23 +124,23 @@ class Running:
 
 
 def running(scheduler: Scheduler) -> list[Running]:
-    """Find what runs; what has run longest comes first.
+    """Return the tasks that run, the longest first.
 
-    Workers tell it in their heartbeats. One that does not, such as one whose task does not
-    let its event loop run, has a task all the same.
+    Workers report them in their heartbeats. Of a worker that does not, perhaps because a task
+    blocks its event loop, one task is taken to run.
     """
     found = []
     for worker in scheduler.workers.values():
-        told: list[tuple[Any, float | None]]
-        told = [(ts, s) for ts, s in worker.executing.items() if ts in worker.processing]
-        if not told and worker.processing:
-            told = [(next(iter(worker.processing)), None)]
-        found += [Running(ts.key, worker, seconds) for ts, seconds in told]
+        reported: list[tuple[Any, float | None]]
+        reported = [(ts, s) for ts, s in worker.executing.items() if ts in worker.processing]
+        if not reported and worker.processing:
+            reported = [(next(iter(worker.processing)), None)]
+        found += [Running(ts.key, worker, seconds) for ts, seconds in reported]
     return sorted(found, key=lambda task: -(task.seconds or 0))
 
 
 class Places:
-    """Says where a worker is: the rank and the host, if it is one of this job's.
+    """Says where a worker is: its rank and host, if it is one of this job's.
 
     Parameters
     ----------
@@ -165,8 +152,44 @@ class Places:
         self._ranks = ranks
 
     def __call__(self, worker: Any) -> str:
-        """Name the place of a worker, given its state in the scheduler."""
+        """Return the place of a worker, given its state in the scheduler."""
         name = str(worker.name)
         first = name.rpartition("-")[0]  # a worker that replaced another has one more number
         known = self._ranks.get(name) or self._ranks.get(first)
         return str(known) if known else f"worker {name} on {worker.host}"
+
+
+# -- Numbers as people write them. ---------------------------------------------------------
+
+
+def duration(seconds: float) -> str:
+    """Format a time with its two largest units.
+
+    Examples
+    --------
+    >>> duration(9.4), duration(166), duration(7800), duration(93600)
+    ('9 s', '2 min 46 s', '2 h 10 min', '1 d 2 h')
+    """
+    units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+    rest = round(max(seconds, 0))
+    largest = next((n for n, (size, _) in enumerate(units) if rest >= size), len(units) - 1)
+    parts = []
+    for size, name in units[largest : largest + 2]:
+        count, rest = divmod(rest, size)
+        parts.append((count, name))
+    return " ".join(f"{count} {name}" for count, name in parts if count) or "0 s"
+
+
+def rate(per_second: float) -> str:
+    """Format how often something happens, per second, minute or hour.
+
+    Examples
+    --------
+    >>> rate(41.3), rate(0.5), rate(0.001), rate(0)
+    ('41/s', '30/min', '3.6/h', '0/s')
+    """
+    seconds, name = 1, "s"
+    if 0 < per_second < 1:
+        seconds, name = (60, "min") if per_second * 60 >= 1 else (3600, "h")
+    value = per_second * seconds
+    return f"{value:.0f}/{name}" if value >= 10 else f"{value:.1f}".removesuffix(".0") + f"/{name}"

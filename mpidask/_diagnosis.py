@@ -1,0 +1,353 @@
+"""What a job looks like from inside, as text to paste into a problem report.
+
+Rank 0 prints what it knows by itself first, so that there is something to read even if MPI
+does not come up; then what all ranks know.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib.metadata
+import os
+import platform
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mpidask._compat.distributed import cpu_quota
+from mpidask._dask.server_options import memory_limit
+from mpidask._errors import MPIDaskError
+from mpidask._log import logging_to_stderr
+from mpidask._mpi import job_exit, launcher
+from mpidask._mpi.collectives import arrive
+from mpidask._mpi.communicator import TO_LEADER
+from mpidask._mpi.initialize import communicator
+from mpidask._options import Options
+from mpidask._placement.node import Node, interfaces, scheduler_host, this_node
+from mpidask._waiting import Deadline
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
+
+#: Seconds to wait for other ranks at most; a shorter `startup_timeout` is kept.
+_TIMEOUT = 60.0
+_PACKAGES = (
+    *("mpidask", "dask", "distributed", "mpi4py", "wrapt", "cloudpickle", "tornado"),
+    *("numpy", "pandas", "bokeh"),
+)
+
+#: A variable that each batch system sets in its jobs.
+_BATCH_SYSTEMS = {"SLURM_JOB_ID": "Slurm", "PBS_JOBID": "PBS", "LSB_JOBID": "LSF"}
+
+#: Prefixes of the variables with which users tune MPI. Others, perhaps keys, are not shown.
+_TUNING = (
+    "MPI4PY_RC_",
+    *("MPICH_", "MPIR_CVAR_", "UCX_"),
+    *(f"FI_{name}" for name in ("PROVIDER", "LOG_", "TCP_", "SOCKETS_", "VERBS_", "CXI_", "EFA_")),
+    *(
+        f"I_MPI_{name}"
+        for name in ("ADJUST", "ASYNC", "DEBUG", "FABRICS", "OFI_", "PIN", "PMI_LIB")
+    ),
+    *(f"I_MPI_{name}" for name in ("HYDRA_BOOTSTRAP", "HYDRA_IFACE", "SHM", "THREAD")),
+    *(
+        f"OMPI_MCA_{name}"
+        for name in ("btl", "coll", "hwloc_", "io", "mpi_", "mtl", "opal_", "osc", "plm", "pml")
+    ),
+    *("OMPI_MCA_rmaps_", "OMPI_MCA_oob_", "OMPI_MCA_orte_base_help_aggregate"),
+    *(f"PRTE_MCA_{name}" for name in ("hwloc_", "oob_", "plm", "ras", "rmaps_")),
+    *("PMIX_MCA_gds", "PMIX_MCA_psec", "SLURM_MPI_TYPE"),
+)
+
+
+def diagnose(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> int:
+    """Print what this job looks like; all ranks call it, and rank 0 prints.
+
+    Parameters
+    ----------
+    given : mapping
+        Options of the command line.
+    defaults : mapping, optional
+        Defaults of the command that differ from those declared.
+
+    Returns
+    -------
+    int
+        Exit status of this rank: 1 if something is wrong.
+    """
+    own = facts_of_this_process(given, defaults)
+    if launcher.rank() == 0:
+        print(of_process(own), flush=True)
+    try:
+        with logging_to_stderr():
+            found, size = _gathered(own, Deadline(min(_TIMEOUT, own.startup_timeout)))
+    except MPIDaskError as error:
+        if launcher.rank() == 0:
+            print(f"problem      {own.problem or error}", flush=True)
+        return 1
+    if found:
+        print(of_job(found, size, mpi_library()), flush=True)
+    problem = own.problem or any(facts.problem for facts in found.values())
+    return 1 if problem or len(found) < size else 0
+
+
+def _gathered(own: Facts, deadline: Deadline) -> tuple[dict[int, Facts], int]:
+    """Return, on rank 0, what the ranks know, and how many ranks there are."""
+    comm = communicator(deadline, alone=True)
+    if comm is None:
+        raise MPIDaskError(f"mpi4py can't be used: {_why_not()}")
+    return asyncio.run(_collected(comm, own, deadline))
+
+
+def _why_not() -> str:
+    try:
+        import mpi4py.MPI  # noqa: F401
+    except (ImportError, RuntimeError) as error:  # not installed, or finds no MPI library
+        return f"{type(error).__name__}: {error}"
+    return "MPI did not start"
+
+
+async def _collected(
+    comm: MPI.Intracomm, own: Facts, deadline: Deadline
+) -> tuple[dict[int, Facts], int]:
+    members = await arrive(comm, deadline, reporter=0)
+    if members is None:  # rank 0 says who is missing
+        return {}, 0
+    if members.rank != 0:
+        members.send(0, TO_LEADER, own)
+        await members.flush()
+        return {}, 0
+    found = {0: own}
+    with contextlib.suppress(asyncio.TimeoutError):
+        while len(found) < members.size:
+            rank, facts = await asyncio.wait_for(members.receive(TO_LEADER), deadline.left)
+            found[rank] = facts
+    if len(found) < members.size:  # else the end would wait for the others
+        job_exit.abort_at_exit(1)
+    return found, members.size
+
+
+# -- What one process knows. ------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What one process knows.
+
+    Attributes
+    ----------
+    node : Node
+        Its machine.
+    memory : int
+        Bytes that the ranks of its machine may use together.
+    networks : tuple of str
+        Its interfaces with their addresses, such as ``"ib0 10.1.0.7/16"``.
+    software : mapping of str to str
+        What should be the same on all ranks: versions, interpreter, options.
+    launched : str
+        What the launcher and the batch system report.
+    tuning : str
+        Environment variables that tune MPI.
+    problem : str, optional
+        What is wrong with the options.
+    startup_timeout : float
+        Seconds that the options allow for the start.
+    """
+
+    node: Node
+    memory: int
+    networks: tuple[str, ...]
+    software: Mapping[str, str]
+    launched: str
+    tuning: str
+    problem: str | None = None
+    startup_timeout: float = float("inf")
+
+
+def facts_of_this_process(
+    given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None
+) -> Facts:
+    """Examine this process, without MPI."""
+    from distributed.utils import get_ip_interface
+
+    problem, timeout = None, float("inf")
+    try:
+        options = Options.resolve(given, defaults)
+        timeout = options.startup_timeout
+        if options.interface is not None:
+            get_ip_interface(options.interface)
+    except (TypeError, ValueError) as error:
+        problem = f"{type(error).__name__}: {error}"
+    return Facts(
+        node=this_node(cpu_quota()),
+        memory=memory_limit(),
+        networks=tuple(f"{name} {address}" for name, address in interfaces()),
+        software={
+            "versions": _versions(),
+            "system": platform.platform(),
+            "python": sys.executable,
+            "options": _options(given),
+        },
+        launched=_launched(),
+        tuning=_tuning(),
+        problem=problem,
+        startup_timeout=timeout,
+    )
+
+
+def mpi_library() -> str:
+    """Return the name of the MPI library, which is initialised."""
+    from mpi4py import MPI
+
+    vendor, version = MPI.get_vendor()
+    levels = {
+        MPI.THREAD_SINGLE: "single",
+        MPI.THREAD_FUNNELED: "funneled",
+        MPI.THREAD_SERIALIZED: "serialized",
+        MPI.THREAD_MULTIPLE: "multiple",
+    }
+    standard = ".".join(map(str, MPI.Get_version()))
+    return (
+        f"{vendor} {'.'.join(map(str, version))}, MPI {standard}, "
+        f"thread level {levels[MPI.Query_thread()]}"
+    )
+
+
+def _versions() -> str:
+    found = [f"Python {platform.python_version()}"]
+    for name in _PACKAGES:
+        try:
+            found.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            found.append(f"no {name}")
+    return ", ".join(found)
+
+
+def _options(given: Mapping[str, Any]) -> str:
+    import dask
+
+    configured = dask.config.get("mpidask", None)
+    return _shown(given) + (f"; in Dask's configuration: {configured}" if configured else "")
+
+
+def _launched() -> str:
+    sizes = _shown(launcher.size_variables())
+    batch = [name for variable, name in _BATCH_SYSTEMS.items() if variable in os.environ]
+    command = launcher.command()
+    by = f"; started by {command}" if command else ""
+    return f"{sizes}; batch system: {', '.join(batch) or 'none'}{by}"
+
+
+def _tuning() -> str:
+    names = (name for name in os.environ if name.startswith(_TUNING))
+    return _shown({name: os.environ[name] for name in names if not launcher.is_launchers(name)})
+
+
+def _shown(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items()) or "none"
+
+
+# -- The text. ---------------------------------------------------------------------------
+
+
+def of_process(facts: Facts) -> str:
+    """Return what one process knows by itself, as text."""
+    lines = [
+        *facts.software.items(),
+        ("launcher", facts.launched),
+        ("environment", facts.tuning),
+        ("this node", f"{facts.node.host}; {_machine([facts])}"),
+    ]
+    return "\n".join(f"{name:12} {value}" for name, value in lines)
+
+
+def of_job(found: Mapping[int, Facts], size: int, library: str) -> str:
+    """Return what the ranks of a job know, as text.
+
+    Parameters
+    ----------
+    found : mapping of rank to Facts
+        Those that have answered, including rank 0.
+    size : int
+        How many ranks there are.
+    library : str
+        The MPI library.
+    """
+    by_host: dict[str, list[int]] = defaultdict(list)
+    for rank, facts in sorted(found.items()):
+        by_host[facts.node.host].append(rank)
+    count = f"{size} on {len(by_host)} node" + "s" * (len(by_host) > 1)
+    missing = sorted(set(range(size)) - found.keys())
+    if missing:
+        count += f"; no answer from ranks {_ranges(missing)}"
+    lines = [("MPI", library), ("ranks", count)]
+    for host, ranks in by_host.items():
+        lines.append((host, f"ranks {_ranges(ranks)}; {_machine([found[r] for r in ranks])}"))
+    lines.append(("scheduler", _listens_on(found)))
+    lines += [("differs", f"rank {rank}: {what}") for rank, what in _differences(found)]
+    lines += [("problem", what) for what in _problems(found)]
+    return "\n".join(f"{name:12} {value}" for name, value in lines)
+
+
+def _machine(facts: list[Facts]) -> str:
+    """Describe one machine, as its ranks see it."""
+    cpus = frozenset[int]().union(*(each.node.cpus for each in facts))
+    bound = {len(each.node.cpus) for each in facts}
+    per_rank = "-".join(map(str, sorted({min(bound), max(bound)})))
+    quota = facts[0].node.cpu_quota
+    limited = f" (of which a cgroup lets {quota} be busy)" if quota else ""
+    networks = ", ".join(facts[0].networks) or "loopback alone"
+    return (
+        f"{len(cpus)} CPUs{limited}, {per_rank} for each rank; "
+        f"memory {facts[0].memory / 2**30:.1f} GiB; {networks}"
+    )
+
+
+def _listens_on(found: Mapping[int, Facts]) -> str:
+    nodes = {rank: facts.node for rank, facts in found.items()}
+    address = scheduler_host(nodes, 0, outside=False)
+    if address is None:
+        return (
+            "no address of rank 0's node is in a network that all nodes are in: "
+            "Dask chooses one; better give interface or host"
+        )
+    return f"listens on {address}, unless interface or host are given"
+
+
+def _differences(found: Mapping[int, Facts]) -> Iterable[tuple[int, str]]:
+    """Yield what differs from rank 0, for the first such rank on each node."""
+    seen = set()
+    for rank, facts in sorted(found.items()):
+        for name, value in facts.software.items():
+            different = value != found[0].software[name]
+            if different and (facts.node.host, name, value) not in seen:
+                seen.add((facts.node.host, name, value))
+                yield rank, f"{name} {value}"
+
+
+def _problems(found: Mapping[int, Facts]) -> Iterable[str]:
+    """Yield what is wrong with the options, each problem once."""
+    seen = set[str]()
+    for rank, facts in sorted(found.items()):
+        if facts.problem is not None and facts.problem not in seen:
+            seen.add(facts.problem)
+            yield f"rank {rank} on {facts.node.host}: {facts.problem}"
+
+
+def _ranges(ranks: list[int]) -> str:
+    """Abbreviate a list of ranks.
+
+    Examples
+    --------
+    >>> _ranges([0, 1, 2, 5])
+    '0-2, 5'
+    """
+    spans: list[list[int]] = []
+    for rank in ranks:
+        if spans and rank == spans[-1][-1] + 1:
+            spans[-1][1:] = [rank]
+        else:
+            spans.append([rank])
+    return ", ".join("-".join(map(str, span)) for span in spans)
