@@ -23,7 +23,7 @@ class EnteredMeanwhile(dict):
 
 
 def test_an_execution_that_begins_as_the_last_one_leaves_is_there():
-    rank = RankService(SimpleNamespace(rank=0, mpi=None), (0,), Options.resolve({}))
+    rank = RankService(SimpleNamespace(rank=0, mpi=None), (0,), Options.resolve({}), print)
     loop = SimpleNamespace(add_callback=lambda *args: None)
     rank._worker = SimpleNamespace(
         loop=loop, status=None, batched_stream=SimpleNamespace(send=lambda message: None)
