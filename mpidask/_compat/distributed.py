@@ -85,7 +85,7 @@ def is_child_of_nanny(process_name: str) -> bool:
 def is_starting(worker: Any) -> bool:
     """Whether this is a nanny whose worker starts, or starts again.
 
-    `Nanny.status` is not `starting` then: only `Nanny.process` tells.
+    Only the status of `Nanny.process` shows that, not `Nanny.status`.
     """
     from distributed.core import Status
 
@@ -105,9 +105,9 @@ async def addresses_of_worker(nanny: Nanny) -> list[str]:
 
 
 def on_client_desires(scheduler: Scheduler, callback: Callable[[Iterable[Any], str], None]) -> None:
-    """Call a function with keys and client whenever a client says that it wants results.
+    """Call a function with keys and client whenever a client asks to keep results.
 
-    Plugins hear of tasks, not of who wants them, and `fire_and_forget` tells nobody else.
+    Plugins learn of tasks, not of who wants them. `fire_and_forget` uses this message only.
     """
     op = "client-desires-keys"
     handler: Any = scheduler.stream_handlers[op]
@@ -142,9 +142,9 @@ def was_sent_to_worker(task: Any) -> bool:
 
 
 def compute_seconds(transition: Mapping[str, Any]) -> float:
-    """Return how long a task ran, by what a plugin is told of its transition.
+    """Return how long a task ran, from the arguments of `SchedulerPlugin.transition`.
 
-    The worker's times come along as ``startstops``, undocumented.
+    They include the worker's timings as ``startstops``, undocumented.
     """
     parts = transition.get("startstops") or ()
     return sum(float(one["stop"] - one["start"]) for one in parts if one["action"] == "compute")
@@ -196,10 +196,10 @@ def route_first(application: RoutingApplication, rule: Rule) -> None:
 
 # Texts of log messages, before values are put in.
 
-#: What a worker logs and people learn in another way: the client gets the error of a task; a
-#: worker that lost its scheduler closes, and its rank starts another; tasks that the end cuts off,
-#: or that raised SystemExit, are named; who is refused a connection, or gives one up, knows, also
-#: where it was to carry data. The last is logged by a nanny's child at its end.
+#: Logged by workers, and reported in other ways: the client gets the error of a task; a worker that
+#: lost its scheduler closes, and its rank starts another; tasks that the end cuts off, or that
+#: raised SystemExit, are named; the other end of a refused or abandoned connection reports that,
+#: data transfers included. The last is logged by a nanny's child at its end.
 REPORTED_ELSEWHERE = (
     "Compute Failed",
     "Failed to communicate with scheduler during heartbeat",
@@ -209,16 +209,16 @@ REPORTED_ELSEWHERE = (
     "Listener on %r: TLS handshake failed",
     "Worker process died unexpectedly",
 )
-#: What the scheduler logs as warnings whenever data is shuffled, and all is well.
+#: Warnings that the scheduler logs whenever data is shuffled, although all is well.
 ROUTINE = (
     "Shuffle %s initialized by task",
     "Shuffle %s deactivated due to stimulus",
 )
-#: What the scheduler logs at `Client.restart`, and is wrong here: ranks restart their workers.
+#: Logged by the scheduler at `Client.restart`, and wrong here: ranks restart their workers.
 NOT_RESTARTED = re.compile(
     "Workers .* do not use a nanny and will be terminated without restarting"
 )
-#: What clients log of a scheduler that has ended or is gone.
+#: Logged by clients whose scheduler has ended or is gone.
 SCHEDULER_LOST = ("Failed to reconnect to scheduler", "Batched Comm Closed")
 #: The method of distributed's listeners whose failures tornado logs.
 LISTENERS_HANDLER = "_handle_stream"

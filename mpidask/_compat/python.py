@@ -26,7 +26,9 @@ def call_before_threads_are_joined(function: Callable[[], object]) -> None:
 
 
 def edit_preparation_data(edit: Callable[[str, dict[str, Any]], None]) -> None:
-    """Let a function edit what multiprocessing tells a child that it spawns, once per process.
+    """Have a function edit the data that multiprocessing passes to spawned children.
+
+    The first call in a process counts.
 
     Multiprocessing has no public way to keep a child from importing the main module.
 

@@ -1,1 +1,1 @@
-"""What mpidask makes of Dask: scheduler, workers, client. Knows nothing of MPI."""
+"""Servers and client of a Dask cluster, its scheduler file and dashboard. Never imports mpi4py."""

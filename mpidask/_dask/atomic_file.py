@@ -1,4 +1,4 @@
-"""Files that are written in one go, so that nobody reads half of one, and what they may replace."""
+"""Files that are replaced atomically, and the rule for what they may replace."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _KINDS = {
 
 
 class AtomicFile:
-    """A file that is written again and again, and replaces nothing but older versions of itself.
+    """A file that may be rewritten, and replaces nothing but older versions of itself.
 
     Parameters
     ----------
@@ -91,7 +91,7 @@ class AtomicFile:
             os.unlink(draft)
 
     def explain(self, error: OSError) -> str:
-        """Say what is wrong with the file, by name."""
+        """Format an error of this file for a message."""
         return f"{self.path}: {error.strerror or error}"
 
     def write(self, content: bytes) -> None:
@@ -142,7 +142,7 @@ def read_regular_file(path: str, flags: int = 0) -> tuple[bytes, os.stat_result]
 
 
 class NotRegularError(OSError):
-    """Something is not a regular file; the message says what it is."""
+    """Something is not a regular file but, says the message, ``a directory`` or the like."""
 
 
 def kind_of(status: os.stat_result) -> str:
@@ -159,7 +159,7 @@ def owner_of(status: os.stat_result) -> str:
 
 
 def call_in_time(path: str, function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function that uses a file, and give it up if the file system hangs.
+    """Call a function that uses a file, and abandon it if the file system hangs.
 
     Raises
     ------

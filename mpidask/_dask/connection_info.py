@@ -18,7 +18,7 @@ class ConnectionInfo:
     security : distributed.Security, optional
         The credentials that it asks for.
     dashboard : str, optional
-        The link of its dashboard.
+        The link to its dashboard.
     tunnel : str, optional
         The ssh command that makes this link work outside of the batch job.
     dashboard_open_to : str, optional

@@ -117,7 +117,7 @@ def ssh_tunnel(host: str, port: int, environ: Mapping[str, str]) -> str | None:
     Returns
     -------
     str or None
-        None outside of batch jobs: nothing says then where the user came from.
+        None outside of batch jobs, where the host to log in to is not known.
 
     Examples
     --------

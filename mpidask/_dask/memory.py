@@ -1,4 +1,4 @@
-"""A worker that runs short of memory gives back what it only keeps for speed.
+"""Releases memory that is only cached, when a worker runs short of it.
 
 Dask pauses a worker by the size of its process. That includes memory that nobody uses: what
 malloc keeps after `free`, and the transport's buffers. Once all results are on disk, nothing of
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from mpidask._threads import to_daemon_thread
 
-#: Name of what a worker's heartbeat says about its memory, see `MemoryWatch.metrics`.
+#: Name of the additional metric in a worker's heartbeats, see `MemoryWatch.metrics`.
 METRICS = "mpidask-memory"
 #: Seconds between two trims, and how many times as long as the last trim took, at least.
 _TRIM_INTERVAL, _TRIM_SHARE = 0.5, 20
@@ -28,7 +28,7 @@ class Pool(Protocol):
         """Bytes that are kept."""
 
     def keep(self, wanted: bool) -> None:
-        """Keep free memory from now on, or give all of it back and keep none."""
+        """Keep free memory from now on, or release all of it and keep none."""
 
 
 class MemoryWatch:
@@ -66,7 +66,7 @@ class MemoryWatch:
         }
 
     async def look(self) -> None:
-        """Give memory back if it is short."""
+        """Release memory if it is short."""
         short_from = self._short_from
         # The same measure as that of Dask's own memory monitor.
         short = short_from is not None and self._worker.monitor.get_process_memory() > short_from

@@ -42,8 +42,8 @@ class RankNanny(RankServer):
 
     async def close(self, *args: Any, **kwargs: Any) -> Any:
         """Close it, and note the reason."""
-        # In this task and no other: a nanny that closes waits for all of its tasks but the
-        # one that closes it, which may be one of them.
+        # Closed in this very task: a nanny that closes awaits all of its other tasks, and this one
+        # may be among its tasks.
         ending = asyncio.create_task(self._kill_starting_child())
         try:
             return await super().close(*args, **kwargs)
@@ -51,7 +51,7 @@ class RankNanny(RankServer):
             ending.cancel()
 
     def close_gracefully(self, *args: Any, **kwargs: Any) -> Any:
-        """Note why the worker closes, which it tells its nanny by this, whatever the reason."""
+        """Note why the worker closes: a worker calls this for any reason, not just to retire."""
         self.child_reason = kwargs.get("reason")
         base: Any = super()
         return base.close_gracefully(*args, **kwargs)
@@ -65,7 +65,7 @@ class RankNanny(RankServer):
     def _close_arguments(self) -> dict[str, Any]:
         if self.close_reason != CLUSTER_ENDS:
             return {}
-        # Time is needed for the scheduler to close it first, and to kill it at last.
+        # The rest is for the scheduler, which closes it first, and for killing the child.
         return {"timeout": 0.75 * self.shutdown_timeout}
 
     async def _kill_starting_child(self) -> None:
@@ -111,7 +111,7 @@ class QuietNanny(Nanny):
         """
         async with self._one_start:
             if self.status in (Status.closing, Status.closed, Status.failed):
-                return self.status  # closed in the meantime: nobody would end a child
+                return self.status  # closed in the meantime: nothing would end a child
             return await super().instantiate()
 
 
@@ -151,7 +151,7 @@ def _make_worker(pickled_class: bytes, log_level: int, **kwargs: Any) -> Any:
 
 
 def _worker_of_nanny(base: type) -> type:
-    """Derive a class of workers that tell their nanny if the scheduler has retired them.
+    """Derive a class of workers that report to their nanny that the scheduler has retired them.
 
     The scheduler forgets such a worker, and the answer to a heartbeat may close it, for another
     reason, before the order to close arrives. Its process ends with it.

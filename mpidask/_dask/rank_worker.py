@@ -1,4 +1,4 @@
-"""The worker of a rank: it knows why it was closed, on which depends whether it comes back."""
+"""Mixins for the classes of ranks' workers, which record why a worker was closed."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from mpidask._compat.distributed import CLUSTER_ENDS
 
-#: The reason that the worker of a nanny gives if the scheduler has retired it.
+#: The close reason of a nanny's worker that the scheduler has retired.
 RETIRED = "mpidask-retired"
-#: The reason that mpidask gives to a worker whose process should end, as a task wants.
+#: The close reason of a worker one of whose tasks has raised SystemExit.
 TASK_EXIT = "mpidask-task-exit"
 
 

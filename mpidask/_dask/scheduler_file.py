@@ -62,7 +62,7 @@ def check(path: str) -> None:
 
 
 def write(path: str, identity: Mapping[str, Any], cluster: ConnectionInfo) -> None:
-    """Write what a scheduler tells of itself, and the credentials of its cluster.
+    """Write the identity of a scheduler, and the credentials of its cluster.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ async def written(
         yield
         return
     identity = scheduler.identity()
-    # In a thread that nobody waits for: a file system that hangs holds up no event loop.
+    # A file system that hangs must not block the event loop.
     await to_daemon_thread(write, path, identity, cluster)
     try:
         yield
@@ -195,7 +195,7 @@ def _load(path: str) -> tuple[bytes, os.stat_result]:
 
 
 def _refuse_strangers(path: str, status: os.stat_result) -> None:
-    """Raise if others can have written a file: they would choose what this job runs."""
+    """Raise if others can have written the file: they would choose what this job runs."""
     if status.st_uid not in (os.geteuid(), 0):
         raise SchedulerFileError(
             f"the scheduler file {path} belongs to {owner_of(status)}, who could make this job "
@@ -279,7 +279,7 @@ async def find_cluster(options: Options, timeout: float) -> ConnectionInfo:
     """
     from distributed import Security
 
-    # Rounded, so that all ranks say the same.
+    # Rounded, so that the messages of all ranks are alike.
     timeout = math.ceil(min(timeout, atomic_file.ANSWER_TIMEOUT))
     if options.scheduler_file is not None:
         cluster = await _read_in_time(

@@ -102,12 +102,12 @@ def local_cluster_arguments(options: Options, security: Any, http_prefix: str) -
 
     from mpidask._dask.nanny import QuietNanny, with_child
 
-    # A process for each worker is what LocalCluster is for; a class of the user's may differ.
+    # By default, workers run in processes of their own, as users of LocalCluster expect.
     cls = worker_class(options)
     cls = QuietNanny if cls is Worker else cls
     arguments = _worker_kwargs(cls, options.log_level, options.worker_options, http_prefix)
     if issubclass(cls, Nanny) and "worker_class" in arguments:
-        # The nanny's, as under MPI: a LocalCluster would take it for that of the nanny.
+        # As under MPI it is meant for the nanny, while LocalCluster has an argument of this name.
         cls = with_child(cls, arguments.pop("worker_class"))
     given = {
         "host": options.host,
@@ -190,7 +190,7 @@ def memory_limit() -> int:
 def worker_http_prefix(options: Options, cluster: ConnectionInfo) -> str:
     """Return what the paths of a worker's web pages begin with: the same as the scheduler's.
 
-    If that is not known, a secret that nobody is told closes them.
+    If that is not known, it is a secret that is not published, which closes them.
     """
     if cluster.http_prefix is not None:
         return cluster.http_prefix
@@ -198,7 +198,7 @@ def worker_http_prefix(options: Options, cluster: ConnectionInfo) -> str:
 
 
 def _is_inside(cluster: ConnectionInfo) -> bool:
-    """Whether nobody outside of this machine is expected: the scheduler listens on loopback."""
+    """Whether the scheduler listens on loopback, so that the cluster is on this machine only."""
     from distributed.comm.addressing import get_address_host
 
     return bool(get_address_host(cluster.address) == LOOPBACK)

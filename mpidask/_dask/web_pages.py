@@ -1,7 +1,7 @@
 """The web pages of schedulers and workers: kept below a path, and the dashboard loaded late.
 
 The import of the dashboard takes more than a second of CPU and 60 MiB, beside the work of the
-scheduler, and most jobs end without a look at it. So the first request for one of its pages
+scheduler, and most jobs end before anyone opens it. So the first request for one of its pages
 loads it.
 """
 
@@ -116,7 +116,7 @@ class _LateDashboard:
         self.there = False
 
     async def loaded(self, timeout: float) -> bool:
-        """Load it, if nobody has; return whether that ended, well or not, in this time."""
+        """Load it, unless that has begun; return whether that has ended, well or not, in time."""
         if self._loading is None:
             self._loading = asyncio.create_task(self._load())
         await asyncio.wait({self._loading}, timeout=timeout)
@@ -129,7 +129,7 @@ class _LateDashboard:
 
     async def _load(self) -> str | None:
         try:
-            # In a thread that nobody waits for: the scheduler goes on, and the job can end.
+            # In a daemon thread: the scheduler goes on, and the job can end.
             importing = in_daemon_thread(importlib.import_module, "distributed.dashboard.scheduler")
             await asyncio.wrap_future(importing)
             connect_dashboard(self._scheduler, self._prefix)

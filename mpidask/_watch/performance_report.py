@@ -1,4 +1,4 @@
-"""Dask's HTML report of a run, written now and then, so that a job that is killed has one too."""
+"""Dask's performance report of a run, rewritten regularly: a job that is killed has one too."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ _IN_MEMORY = "memory://mpidask-performance-report.html"
 
 
 @contextlib.contextmanager
-def connected(cluster: ConnectionInfo, options: Options, *, direct: bool) -> Iterator[Client]:
-    """Connect a client, and write the report of its time, if the options ask for one."""
+def connected(cluster: ConnectionInfo, options: Options) -> Iterator[Client]:
+    """Connect a client, and write the performance report if the options ask for one."""
     report = _prepared(options)
     with clients.connected(cluster, direct=direct) as client:
         try:
@@ -52,9 +52,9 @@ async def connected_async(
     cluster: ConnectionInfo, options: Options, *, direct: bool
 ) -> AsyncIterator[Client]:
     """Do the same as `connected` for a client of the running event loop."""
-    # The file system may take its time, which the user's event loop has not.
+    # The file system must not block the user's event loop.
     report = await to_daemon_thread(_prepared, options)
-    async with clients.connected_async(cluster, direct=direct) as client:
+    async with clients.connected_async(cluster, options) as client:
         try:
             if report is not None:
                 await report.start(client, program_code(client))
@@ -72,14 +72,14 @@ def _prepared(options: Options) -> PerformanceReport | None:
 
 
 class PerformanceReport:
-    """Writes the report of the time since its start.
+    """Writes a report of the time since its start.
 
     Parameters
     ----------
     path : str
         The file.
     timeout : float
-        Seconds that the last version may take.
+        Seconds that writing the last version may take.
 
     Raises
     ------
@@ -94,7 +94,7 @@ class PerformanceReport:
         self._writing: asyncio.Task[None] | None = None
 
     async def start(self, client: Client, code: str) -> None:
-        """Begin the time that the report is of, in the event loop of the client.
+        """Begin the time that the report covers, in the event loop of the client.
 
         Parameters
         ----------

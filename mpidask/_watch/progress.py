@@ -35,7 +35,7 @@ _NAMED = 4
 _CALLS = 3
 #: Seconds that a worker has to report its call stacks.
 _STACK_TIMEOUT = 5
-#: Calls in what runs any task, which say nothing about this one.
+#: Frames of what runs every task, to be left out.
 _MACHINERY = (
     r'-packages/(?:distributed|dask)/\w+\.py"'
     r'|/mpidask/_gang/\w+\.py"'

@@ -29,7 +29,7 @@ class TaskCounts(SchedulerPlugin):
     pending : int
         Tasks that wait or run.
     dropped : int
-        Tasks that were forgotten before they had ended: nobody wants their results any more.
+        Tasks that were forgotten before they had ended, as no client wanted them any more.
     first_ended : float or None
         When the first task ended, by `time.monotonic`.
     busy_seconds : float
@@ -140,7 +140,7 @@ def running(scheduler: Scheduler) -> list[Running]:
 
 
 class Places:
-    """Says where a worker is: its rank and host, if it is one of this job's.
+    """Maps a worker to its rank and host, if it is one of this job's.
 
     Parameters
     ----------
