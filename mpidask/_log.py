@@ -1,4 +1,4 @@
-"""What mpidask says to its users."""
+"""The logger, and the output of the program."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from collections.abc import Iterator
 
 logger = logging.getLogger("mpidask")
 
-#: As `_waiting.NOTICE_INTERVAL`, for the gangs.
+#: As `_waiting.NOTICE_INTERVAL`, for gangs.
 WORD_INTERVAL = 60
 
 
 def flush_output() -> None:
-    """Write out what the program has printed, before a process ends without Python's own end."""
+    """Flush stdout and stderr, before a process ends without Python's normal exit."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # closed, or none
             stream.flush()
@@ -23,14 +23,14 @@ def flush_output() -> None:
 
 @contextlib.contextmanager
 def printing_line_by_line(*, restore: bool) -> Iterator[None]:
-    """Let each line that the program prints leave the process at once.
+    """Make standard output line-buffered.
 
-    Standard output is no terminal to a rank: what it prints would come in blocks, at the end of
-    most programs, and be lost if the rank is killed.
+    A rank's standard output is no terminal: it would come in blocks, mostly at the end of the
+    program, and be lost if the rank is killed.
     """
     stream = sys.stdout
     ours = isinstance(stream, io.TextIOWrapper) and not (
-        stream.line_buffering or stream.write_through or stream.closed  # the program's choice
+        stream.line_buffering or stream.write_through or stream.closed  # chosen by the program
     )
     if ours and isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(line_buffering=True)
@@ -43,7 +43,7 @@ def printing_line_by_line(*, restore: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def logging_to_stderr() -> Iterator[None]:
-    """Let `logger` reach stderr at INFO, unless the program has set it up itself."""
+    """Log to stderr at INFO, unless the program has configured `logger` itself."""
     level = logger.level
     if level == logging.NOTSET:
         logger.setLevel(logging.INFO)
@@ -55,7 +55,7 @@ def logging_to_stderr() -> Iterator[None]:
     try:
         yield
     finally:
-        if logger.level == logging.INFO:  # else the program has set it
+        if logger.level == logging.INFO:  # else set by the program
             logger.setLevel(level)
         if handler is not None:
             logger.removeHandler(handler)

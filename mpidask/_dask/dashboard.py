@@ -11,7 +11,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
-from mpidask._placement.network import LOOPBACK
+from mpidask._placement.node import LOOPBACK
 
 if TYPE_CHECKING:
     from distributed import Scheduler

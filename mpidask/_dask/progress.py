@@ -16,7 +16,7 @@ from dask.utils import format_bytes
 from mpidask._dask.tally import Places, Running, Tally, running, usage
 from mpidask._dask.units import duration, rate
 from mpidask._log import logger
-from mpidask._placement.allocation import end_of_allocation
+from mpidask._placement.limits import end_of_allocation
 
 if TYPE_CHECKING:
     from distributed import Scheduler

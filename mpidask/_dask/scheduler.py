@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mpidask._dask import dashboard
 from mpidask._dask.cluster import Cluster
 from mpidask._log import logger
-from mpidask._placement.network import LOOPBACK
+from mpidask._placement.node import LOOPBACK
 from mpidask._threads import to_daemon_thread
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from mpidask._dask.failures import Failures
 from mpidask._dask.output_file import OutputFile
 from mpidask._dask.tally import Places, Tally
 from mpidask._dask.units import duration
-from mpidask._placement.allocation import end_of_allocation
+from mpidask._placement.limits import end_of_allocation
 
 if TYPE_CHECKING:
     from distributed import Scheduler

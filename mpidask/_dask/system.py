@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mpidask._placement.memory import granted_memory
+from mpidask._placement.limits import granted_memory
 
 
 def cpu_quota() -> int | None:

@@ -17,7 +17,7 @@ from mpidask._dask.rank_worker import (
     status_of,
 )
 from mpidask._dask.system import memory_limit
-from mpidask._placement.network import LOOPBACK
+from mpidask._placement.node import LOOPBACK
 from mpidask._placement.resources import WorkerSettings
 
 if TYPE_CHECKING:

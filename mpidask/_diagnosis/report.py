@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 
 from mpidask._diagnosis.facts import Facts
-from mpidask._placement.network import scheduler_host
+from mpidask._placement.node import scheduler_host
 
 
 def of_process(facts: Facts) -> str:

@@ -16,7 +16,6 @@ from mpidask._lifecycle.leader import Leader, end_job
 from mpidask._lifecycle.member import REPORT_GRACE, Member
 from mpidask._lifecycle.messages import Cluster, End
 from mpidask._lifecycle.rank_gangs import job_of
-from mpidask._lifecycle.reaction import ReactionWatch
 from mpidask._lifecycle.roles import Roles
 from mpidask._log import logger
 from mpidask._mpi import exit_blockers, job_exit
@@ -75,9 +74,9 @@ class MPICluster:
         leave = self._options.exit or isinstance(error, (SystemExit, KeyboardInterrupt))
         self._end(error, leave=leave)
 
-    async def _watch_reaction(self) -> ReactionWatch:
+    async def _watch_reaction(self) -> signals.ReactionWatch:
         rank = self._handshake.comm.Get_rank()
-        return ReactionWatch(self._interrupt, rank, self._options.shutdown_timeout)
+        return signals.ReactionWatch(self._interrupt, rank, self._options.shutdown_timeout)
 
     def _member(self) -> Member:
         assert self._members is not None

@@ -1,38 +1,46 @@
-"""Signals that end programs, handled for the time of one cluster."""
+"""SIGINT and SIGTERM, handled for the lifetime of one cluster."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
+
+from mpidask._mpi import job_exit
 
 Result = TypeVar("Result")
 
 FATAL = (signal.SIGINT, signal.SIGTERM)
 
-#: The handlers that each `handled` has replaced, for the time of its block.
+#: Seconds between reminders of a signal to the main thread.
+_REMINDER_PAUSE = 1.0
+
+#: The handlers that each `handled` block has replaced.
 _replaced: list[dict[int, Any]] = []
-#: What signals are written to for `noticed_at_once`, or -1.
+#: Where `noticed_at_once` has signal numbers written to, or -1.
 _wakeup_fd = -1
 
 
 @contextlib.contextmanager
 def handled(handler: Callable[[int], None], *, defer_to_user: bool) -> Iterator[None]:
-    """Call `handler` with the number of each SIGINT or SIGTERM; restore at the end.
+    """Call `handler` with the number of each SIGINT or SIGTERM; restore handlers at the end.
 
-    Handlers that the program has installed meanwhile stay.
+    Handlers that the program installs meanwhile are kept.
 
     Parameters
     ----------
     handler : callable
         Called in the main thread.
     defer_to_user : bool
-        Leave signals alone for which the program has a handler of its own.
+        Do not replace handlers that the program has installed.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python allows handlers in the main thread only
@@ -46,14 +54,14 @@ def handled(handler: Callable[[int], None], *, defer_to_user: bool) -> Iterator[
     for signum in FATAL:
         current = signal.getsignal(signum)
         if current is None or (defer_to_user and not _is_pythons_own(current)):
-            continue  # None: C code has a handler, which Python could not restore
+            continue  # None: a handler of C code, which Python could not restore
         before[signum] = current
         signal.signal(signum, handle)
     _replaced.append(before)
     try:
         yield
     finally:
-        if before in _replaced:  # else this is a child that was forked
+        if before in _replaced:  # else this is a forked child
             _replaced.remove(before)
         for signum, previous in before.items():
             if signal.getsignal(signum) is handle:
@@ -61,8 +69,8 @@ def handled(handler: Callable[[int], None], *, defer_to_user: bool) -> Iterator[
 
 
 def _is_pythons_own(handler: Any) -> bool:
-    # asyncio.run has one for SIGINT, a partial of a private method: there is no public
-    # way to tell it from a handler of the program's.
+    # asyncio.run installs a partial of a private method for SIGINT. There is no public way to tell
+    # it from a handler of the program.
     function = getattr(handler, "func", None)
     from_asyncio = getattr(function, "__module__", "") == "asyncio.runners"
     return from_asyncio or handler in (signal.SIG_DFL, signal.default_int_handler)
@@ -70,9 +78,9 @@ def _is_pythons_own(handler: Any) -> bool:
 
 @contextlib.contextmanager
 def fatal_at_once(interrupt: Interrupt) -> Iterator[None]:
-    """Let a signal end this process at once, while a call keeps Python from handling it.
+    """Let a signal kill this process, while a call keeps Python from handling it.
 
-    Handlers of the program's own stay.
+    Handlers of the program are kept.
     """
     ours = []
     if threading.current_thread() is threading.main_thread():
@@ -93,9 +101,9 @@ def _is_ours(handler: Any) -> bool:
 
 @contextlib.contextmanager
 def noticed_at_once(interrupt: Interrupt) -> Iterator[None]:
-    """Let threads know of signals at once, while Python's handlers wait for the main thread.
+    """Notify other threads of signals at once: Python's handlers wait for the main thread.
 
-    Where the program listens in the same way, that stays.
+    A wakeup file descriptor of the program is kept, without notification.
     """
     global _wakeup_fd
     if threading.current_thread() is not threading.main_thread():
@@ -120,23 +128,22 @@ def noticed_at_once(interrupt: Interrupt) -> Iterator[None]:
                 signal.set_wakeup_fd(theirs)
 
 
-# A forked child has the handlers that there were without us: so a signal ends it at once, also
-# where a handler of Python's would wait. It has the same socket, and what it is sent is no signal
-# to this process. It may be sent one before it comes to do anything: Python would drop it then.
-# So it waits.
+# A forked child gets back the handlers that mpidask has replaced, so a signal kills it even where a
+# Python handler would wait; and it must not write to the socket that it shares with its parent. A
+# signal that arrives before that is done would be lost, so signals are blocked during the fork.
 
 _forking = threading.local()
 
 
-def _hold_signals() -> None:
+def _block_signals() -> None:
     _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, FATAL)
 
 
-def _release_signals() -> None:
+def _unblock_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
 
 
-def _be_a_child() -> None:
+def _restore_in_child() -> None:
     global _wakeup_fd
     if _wakeup_fd != -1 and (theirs := signal.set_wakeup_fd(-1)) != _wakeup_fd:
         signal.set_wakeup_fd(theirs)
@@ -145,34 +152,34 @@ def _be_a_child() -> None:
         for signum, previous in _replaced.pop().items():
             if _is_ours(signal.getsignal(signum)):
                 signal.signal(signum, previous)
-    _release_signals()
+    _unblock_signals()
 
 
 os.register_at_fork(
-    before=_hold_signals, after_in_parent=_release_signals, after_in_child=_be_a_child
+    before=_block_signals, after_in_parent=_unblock_signals, after_in_child=_restore_in_child
 )
 
 
 def raise_in_main_thread(signum: int) -> None:
-    """Send a signal to the main thread, so that it also wakes from a blocking call."""
+    """Send a signal to the main thread, which also wakes it from a blocking call."""
     ident = threading.main_thread().ident
     if ident is not None:
         signal.pthread_kill(ident, signum)
 
 
 class Interrupt:
-    """What the first signal does; those that follow do nothing.
+    """Acts on the first signal, and ignores those that follow.
 
     Attributes
     ----------
     signum : int or None
         The signal that was acted on.
     pending : bool
-        Whether the event loop of the program has still to act on it.
+        Whether the program's event loop has yet to act on it.
     abandon_start : callable
-        Ends a start that is under way.
+        Cancel a start that is under way.
     wakeup : socket or None
-        Gives the number of each signal, one a byte, as soon as it comes.
+        Receives the number of each signal at once, as a byte.
     """
 
     def __init__(self) -> None:
@@ -189,29 +196,29 @@ class Interrupt:
             self._action(signum)
 
     def act(self, action: Callable[[int], object]) -> None:
-        """Change what a signal does, also for one that came a moment ago."""
+        """Set what a signal does, and do it for one that has come before."""
         self._action = action
         if self.signum is not None:
             action(self.signum)
 
     def awaits(self, signum: int) -> bool:
-        """Tell whether a signal that was sent has not reached the main thread yet."""
+        """Whether a signal that was sent has yet to reach the main thread."""
         if self.signum is not None:
             return self.pending
         return self._armed and _is_ours(signal.getsignal(signum))
 
     def take_pending(self) -> bool:
-        """Tell whether the event loop has to act on a signal; it does so once."""
+        """Return whether the event loop has to act on a signal, and reset that."""
         pending, self.pending = self.pending, False
         return pending
 
     def disarm(self) -> None:
-        """Let signals do nothing from now on: the end is under way."""
+        """Ignore signals from here on: the end is under way."""
         self._armed = False
 
 
 def result_of(future: Future[Result], interrupt: Interrupt) -> Result:
-    """Wait for what a signal may cancel; leave with its status then."""
+    """Wait for a future; raise `SystemExit` if a signal cancels it."""
     try:
         return future.result()
     except CancelledError:
@@ -221,7 +228,72 @@ def result_of(future: Future[Result], interrupt: Interrupt) -> Result:
 
 
 def raise_as_python_would(signum: int) -> None:
-    """Raise what lets `finally` blocks run: KeyboardInterrupt, or SystemExit for SIGTERM."""
+    """Raise KeyboardInterrupt, or SystemExit for SIGTERM, so that `finally` blocks run."""
     if signum == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + signum)
+
+
+class ReactionWatch:
+    """Makes sure that the main thread reacts to a signal, or ends the job.
+
+    The system may deliver a signal to any thread. Python's handler runs in the main thread, which
+    may sleep on in that case: so the signal is sent to it again and again. If the main thread stays
+    in a call outside Python, the job ends. `finally` blocks may take their time.
+
+    Create it in the event loop that is to watch.
+
+    Parameters
+    ----------
+    interrupt : Interrupt
+    rank : int
+    timeout : float
+        Seconds from the first signal.
+    """
+
+    def __init__(self, interrupt: Interrupt, rank: int, timeout: float) -> None:
+        self._interrupt = interrupt
+        self._rank = rank
+        self._timeout = timeout
+        self._timer: asyncio.TimerHandle | None = None
+        self._loop = asyncio.get_running_loop()
+        if interrupt.wakeup is not None:
+            self._loop.add_reader(interrupt.wakeup, self._read)
+
+    def _read(self) -> None:
+        if self._interrupt.wakeup is not None:
+            for signum in self._interrupt.wakeup.recv(4096):
+                self.expect(signum)
+
+    def expect(self, signum: int) -> None:
+        """Watch for the reaction to a signal."""
+        if signum in FATAL and self._timer is None:
+            self._check_later(signum, self._loop.time() + self._timeout)
+
+    def _check_later(self, signum: int, due: float) -> None:
+        pause = min(_REMINDER_PAUSE, max(0, due - self._loop.time()))
+        self._timer = self._loop.call_later(pause, self._check, signum, due)
+
+    def _check(self, signum: int, due: float) -> None:
+        self._timer = None
+        if not self._interrupt.awaits(signum):
+            return
+        if self._loop.time() < due:
+            self._check_later(signum, due)  # before the reminder, which is a signal, too
+            raise_in_main_thread(signum)
+            return
+        job_exit.end_job(
+            f"main() on rank {self._rank} has not reacted to {signal.Signals(signum).name} for "
+            f"{self._timeout:g} s (shutdown_timeout). It is in\n{_stack_of_main_thread()}",
+            128 + signum,
+        )
+
+
+def _stack_of_main_thread() -> str:
+    """Format its stack without the frames of mpidask that lead to the user's code."""
+    ident = threading.main_thread().ident
+    frames = traceback.extract_stack(sys._current_frames().get(ident or 0))
+    package = os.path.dirname(os.path.dirname(__file__)) + os.sep
+    ours = [n for n, frame in enumerate(frames) if frame.filename.startswith(package)]
+    own = frames[ours[-1] + 1 :] if ours else frames
+    return "".join(traceback.format_list(own or frames)).rstrip()

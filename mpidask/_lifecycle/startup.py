@@ -26,8 +26,7 @@ from mpidask._lifecycle.messages import (
 )
 from mpidask._lifecycle.roles import Roles
 from mpidask._options import Options
-from mpidask._placement.network import scheduler_host
-from mpidask._placement.node import Node
+from mpidask._placement.node import Node, scheduler_host
 from mpidask._placement.resources import worker_settings
 
 #: Between nodes, MPI is used if it is this many times as fast as sockets.

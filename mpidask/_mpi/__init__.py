@@ -1,1 +1,1 @@
-"""What mpidask makes of MPI: ranks that meet, talk and leave. Knows nothing of Dask."""
+"""MPI: ranks that start, communicate and exit. Does not know Dask."""

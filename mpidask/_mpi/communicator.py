@@ -1,9 +1,4 @@
-"""The communicator as mpidask sees it: messages between ranks, polled, never spinning.
-
-MPI's blocking calls spin: a rank that waits in one burns a core, which the rank it
-waits for may need. Here every wait is a non-blocking call that is tested again and
-again with growing pauses.
-"""
+"""Messages between ranks: non-blocking calls, polled with back-off (see `_waiting`)."""
 
 from __future__ import annotations
 
@@ -21,18 +16,18 @@ from mpidask._waiting import Waker, poll
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-#: Tags on the private communicator: what the leader reads, and what every rank reads.
+#: Tags on the private communicator: for the leader, and for every rank.
 TO_LEADER, TO_MEMBER = 0, 1
-#: Unsent messages that are looked at with each one that is sent or received.
+#: How many unsent messages are tested whenever one is sent or received.
 _TESTED = 4
-#: Seconds between looks, at most, at a message that has begun to arrive.
+#: Seconds between polls, at most, while a message is arriving.
 _ARRIVING = 0.02
 #: Bytes from which a message is compressed.
 _LARGE = 1024
 
 
 class _Arriving(NamedTuple):
-    """A message that is being received, maybe complete."""
+    """A message whose receive has been posted, maybe complete."""
 
     source: int
     buffer: bytearray
@@ -40,15 +35,15 @@ class _Arriving(NamedTuple):
 
 
 class Communicator:
-    """The ranks of one cluster, talking on a private communicator.
+    """The private communicator of one cluster.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm
         The private communicator.
     number : int
-        How many clusters have used it before: ranks that are done early may send
-        messages of the next cluster while others still wait for those of this one.
+        How many clusters have used it before: ranks that are done early may send messages of the
+        next cluster while others still wait for those of this one, so tags differ.
     """
 
     def __init__(self, comm: MPI.Intracomm, number: int) -> None:
@@ -63,11 +58,11 @@ class Communicator:
 
     @property
     def mpi(self) -> MPI.Intracomm:
-        """The private communicator; messages of others than this class have tags from 20002 on."""
+        """The communicator of mpi4py; messages sent outside this class use tags from 20002 on."""
         return self._comm
 
     def send(self, rank: int, tag: int, message: object) -> None:
-        """Send a message; delivery goes on while this rank polls, which it does often now."""
+        """Begin to send a message; delivery needs polling, which is frequent from now on."""
         from mpi4py import MPI
 
         request = self._comm.Isend([self._packed(message), MPI.BYTE], rank, self._first_tag + tag)
@@ -76,16 +71,16 @@ class Communicator:
         self.wake()
 
     def _packed(self, message: object) -> bytes:
-        """Pack a message; the same one that goes to many ranks, in a row, is packed once."""
+        """Pack a message, but only once if it goes to many ranks in a row."""
         if self._last is None or self._last[0] is not message:
             self._last = message, pack(message)
         return self._last[1]
 
     def _forget_sent(self, number: int) -> bool:
-        """Drop what has been sent among the oldest of the unsent; tell whether none is left.
+        """Drop sent messages among the oldest `number`, and return whether all have been sent.
 
-        Few at a time, so that the work for n messages to n ranks grows with n; and in turn, so
-        that a message to a dead rank does not keep all others.
+        Only a few are tested at a time, so that n messages cost O(n); and in turn, so that a
+        message to a dead rank does not keep all others.
         """
         for _ in range(min(number, len(self._unsent))):
             request = self._unsent.popleft()
@@ -94,7 +89,7 @@ class Communicator:
         return not self._unsent
 
     async def flush(self) -> None:
-        """Wait until everything sent is on its way, but no longer than a second."""
+        """Wait until everything has been sent, for a second at most."""
         with contextlib.suppress(asyncio.TimeoutError):
             await asyncio.wait_for(poll(self._all_sent), 1)
 
@@ -102,7 +97,7 @@ class Communicator:
         return self._forget_sent(len(self._unsent))
 
     async def maximum(self, values: Sequence[int]) -> list[int]:
-        """Give the largest of what all ranks have, for each place, once all have asked."""
+        """Return the elementwise maximum over all ranks (a collective call)."""
         from mpi4py import MPI
 
         own, largest = array("q", values), array("q", values)
@@ -111,23 +106,23 @@ class Communicator:
         return list(largest)
 
     def wake(self) -> None:
-        """Look for messages at once, and often for a while: one is told to be there."""
+        """Poll at once, and often for a while: another rank has sent something."""
         self._waker.wake()
 
     async def receive(self, tag: int, *, longest: float = 0.02) -> tuple[int, Any]:
-        """Wait for the next message, with pauses of at most `longest` seconds.
+        """Return the sender and the next message, polling every `longest` seconds at least.
 
-        Nothing is lost if this is cancelled: what has begun to arrive is kept for the next call.
+        If cancelled, messages that are arriving are kept for the next call.
         """
         while True:
-            # A large message is on its way only while its sender polls: look often.
+            # A large message makes progress only while both sides poll.
             pause = min(longest, _ARRIVING) if self._inboxes[tag] else longest
             found = await poll(lambda: self._look(tag), longest=pause, waker=self._waker)
             if isinstance(found, tuple):
                 return found
 
     def _look(self, tag: int) -> tuple[int, Any] | bool:
-        """Give a message that has arrived, or else tell whether one more is on its way."""
+        """Return a complete message, or whether a further one has begun to arrive."""
         from mpi4py import MPI
 
         self._forget_sent(_TESTED)
@@ -141,22 +136,22 @@ class Communicator:
 
 
 def _take_arrived(inbox: list[_Arriving]) -> tuple[int, Any] | None:
-    """Take a message that is complete, keeping the order of those of one sender."""
+    """Remove and return a complete message, in the order of each sender."""
     waiting = set()
     for number, (source, buffer, request) in enumerate(inbox):
         if source not in waiting and request.Test():
             del inbox[number]
             return source, unpack(buffer)
-        waiting.add(source)  # one that is dead, or busy, holds up no others
+        waiting.add(source)  # a dead or busy sender does not delay others
     return None
 
 
 def pack(message: object) -> bytes:
-    """Make bytes of a message; what is large, such as credentials, is compressed."""
+    """Pickle a message, compressed if it is large, such as credentials."""
     data = pickle.dumps(message)
     return zlib.compress(data) if len(data) > _LARGE else data
 
 
 def unpack(data: bytes | bytearray) -> Any:
-    """Make the message of bytes that `pack` has made."""
+    """Undo `pack`."""
     return pickle.loads(data if data.startswith(pickle.PROTO) else zlib.decompress(data))

@@ -1,1 +1,1 @@
-"""Facts about nodes, and the rules by which they are divided. Knows neither MPI nor Dask."""
+"""Nodes, and how they are divided among ranks. Knows neither MPI nor Dask."""

@@ -1,14 +1,14 @@
-"""What a rank can tell about the machine it runs on."""
+"""The machine of each rank, and the address at which all ranks reach the scheduler."""
 
 from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from ipaddress import IPv4Interface
 
-if TYPE_CHECKING:
-    from ipaddress import IPv4Interface
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class Node:
     cpus : frozenset of int
         The CPUs this rank may run on (its affinity mask).
     cpu_quota : int, optional
-        How many CPUs its cgroup may keep busy, if that is limited.
+        How many CPUs its cgroup may keep busy, if limited.
     addresses : tuple of str
-        IPv4 addresses with prefix length (``"10.0.0.7/24"``), loopback left out; the
-        one of the default route, if there is one, comes first.
+        IPv4 addresses with prefix length (``"10.0.0.7/24"``), without loopback; that of the
+        default route, if any, comes first.
     network : str
-        Names the network namespace: ranks with the same host and network share loopback.
+        The network namespace: ranks with the same host and network share loopback.
     """
 
     host: str
@@ -38,7 +38,7 @@ class Node:
 
 
 def this_node(cpu_quota: int | None = None) -> Node:
-    """Look at the machine this process runs on; its cgroup may be given `cpu_quota` CPUs."""
+    """Describe the machine of this process, whose cgroup is limited to `cpu_quota` CPUs."""
     if hasattr(os, "sched_getaffinity"):
         cpus = frozenset(os.sched_getaffinity(0))
     else:  # macOS
@@ -53,9 +53,7 @@ def this_node(cpu_quota: int | None = None) -> Node:
 
 
 def interfaces() -> list[tuple[str, IPv4Interface]]:
-    """Give the network interfaces with their addresses, that of the default route first."""
-    from ipaddress import IPv4Interface
-
+    """Return the network interfaces with their addresses, that of the default route first."""
     import psutil
 
     up = {name for name, stats in psutil.net_if_stats().items() if stats.isup}
@@ -65,15 +63,15 @@ def interfaces() -> list[tuple[str, IPv4Interface]]:
         for entry in entries
         if name in up and entry.family == socket.AF_INET
     ]
-    usual = _default_route_address()
-    found.sort(key=lambda one: str(one[1].ip) != usual)
+    default = _default_route_address()
+    found.sort(key=lambda one: str(one[1].ip) != default)
     return [(name, address) for name, address in found if not address.is_loopback]
 
 
 def _default_route_address() -> str | None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
-            probe.connect(("8.8.8.8", 80))  # a route is looked up, nothing is sent
+            probe.connect(("8.8.8.8", 80))  # looks up a route, sends nothing
         except OSError:
             return None
         return str(probe.getsockname()[0])
@@ -84,3 +82,48 @@ def _network_namespace() -> str:
         return os.readlink("/proc/self/ns/net")
     except OSError:
         return ""
+
+
+def scheduler_host(nodes: Mapping[int, Node], scheduler: int, *, outside: bool) -> str | None:
+    """Choose the address that the scheduler listens on.
+
+    Distributed would take the interface of the default route, or what the host's own name resolves
+    to. On a cluster that is often wrong: compute nodes may have no route to the outside, and Debian
+    resolves a host's own name to 127.0.1.1. An address is right if every other node has one in the
+    same network.
+
+    Parameters
+    ----------
+    nodes : mapping of rank to Node
+    scheduler : int
+        The scheduler's rank.
+    outside : bool
+        Whether processes outside this job must be able to connect.
+
+    Returns
+    -------
+    str or None
+        An IP address, or None where distributed's own choice is as good.
+    """
+    home = nodes[scheduler]
+    others = {
+        (node.host, node.network): node
+        for node in nodes.values()
+        if (node.host, node.network) != (home.host, home.network)
+    }
+    if not others and not outside:
+        return LOOPBACK
+    for address in map(IPv4Interface, home.addresses):
+        if all(_is_neighbour(address, node) for node in others.values()):
+            return str(address.ip)
+    return None
+
+
+def _is_neighbour(address: IPv4Interface, node: Node) -> bool:
+    """Whether a node can reach an address without a router.
+
+    The bridge of a container engine has the same address on every node, and leads nowhere: so a
+    node that has the address itself is no neighbour.
+    """
+    theirs = [IPv4Interface(text).ip for text in node.addresses]
+    return address.ip not in theirs and any(ip in address.network for ip in theirs)

@@ -1,4 +1,4 @@
-"""Threads and ranks per node: what the ranks of one node claim adds up to the node."""
+"""Divide the CPUs and the memory of each node among its ranks."""
 
 from __future__ import annotations
 
@@ -12,14 +12,12 @@ from mpidask._placement.node import Node
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """What one worker is to be.
+    """Settings of one worker.
 
     Attributes
     ----------
     name : str
-        Its name.
     nthreads : int
-        Its threads.
     ranks_on_node : int
         How many ranks share the memory of its node.
     """
@@ -32,23 +30,17 @@ class WorkerSettings:
 def worker_settings(
     nodes: Mapping[int, Node], workers: Collection[int], *, name: str, nthreads: int | str
 ) -> dict[int, WorkerSettings]:
-    """Settle what the worker of each rank is to be.
+    """Return the settings of the worker of each rank.
 
     Parameters
     ----------
     nodes : mapping of rank to Node
-        What every rank reported.
     workers : collection of int
         The ranks that host a worker.
     name : str
-        Start of the workers' names; the rank follows.
+        Prefix of the workers' names, before the rank.
     nthreads : int or "auto"
         Threads of each worker; ``"auto"`` divides the CPUs of each node.
-
-    Returns
-    -------
-    dict of int to WorkerSettings
-        The settings for each of `workers`.
     """
     on_host = ranks_per_host(nodes)
     threads = threads_per_worker(nodes, workers)
@@ -63,28 +55,21 @@ def worker_settings(
 
 
 def ranks_per_host(nodes: Mapping[int, Node]) -> Counter[str]:
-    """Count the ranks on every host; all of them use its memory."""
+    """Count the ranks of each host, which share its memory."""
     return Counter(node.host for node in nodes.values())
 
 
 def threads_per_worker(nodes: Mapping[int, Node], workers: Collection[int]) -> dict[int, int]:
-    """Divide the CPUs of every node among its workers.
+    """Divide the CPUs of each node among its workers, and return their threads by rank.
 
-    A CPU that k workers may use counts 1/k for each. The shares are rounded so that the
-    threads of a node are as many as its CPUs (largest remainder method), but every
-    worker gets at least one.
+    A CPU that k workers may use counts 1/k for each. The shares are rounded such that the threads
+    of a node are as many as its CPUs (largest remainder method), but each worker gets at least one.
 
     Parameters
     ----------
     nodes : mapping of rank to Node
-        What every rank reported.
     workers : collection of int
         The ranks that host a worker.
-
-    Returns
-    -------
-    dict of int to int
-        Threads for each of `workers`.
     """
     by_host: dict[str, list[int]] = defaultdict(list)
     for rank in sorted(workers):
@@ -97,7 +82,7 @@ def threads_per_worker(nodes: Mapping[int, Node], workers: Collection[int]) -> d
 
 def _divide(nodes: Mapping[int, Node]) -> dict[int, int]:
     users: Counter[int] = Counter()
-    masks = Counter(node.cpus for node in nodes.values())  # few: most ranks share or split CPUs
+    masks = Counter(node.cpus for node in nodes.values())  # few, as most ranks share or split CPUs
     for cpus, ranks in masks.items():
         for cpu in cpus:
             users[cpu] += ranks

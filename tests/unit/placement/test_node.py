@@ -7,8 +7,7 @@ import socket
 
 import pytest
 
-from mpidask._placement.network import LOOPBACK, scheduler_host
-from mpidask._placement.node import Node, this_node
+from mpidask._placement.node import LOOPBACK, Node, scheduler_host, this_node
 
 BRIDGE = "172.17.0.1/16"  # of a container engine: on every node, the same
 
