@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from mpidask._log import logger, logging_to_stderr
+from mpidask._threads import in_daemon_thread
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -129,8 +130,8 @@ class Waker:
 class WaitNotice:
     """Log now and then what a long wait is for.
 
-    A polling loop calls `check`; a coroutine waits inside ``async with``; a thread that has
-    nothing else to do calls `repeat_until`.
+    A polling loop calls `check`, and a thread with nothing else to do `repeat_until`. Around a wait
+    that can't, ``with`` logs from a thread, and ``async with`` from a task.
 
     Parameters
     ----------
@@ -154,6 +155,7 @@ class WaitNotice:
         self._level = level
         self._started = time.monotonic()
         self._due = NOTICE_INTERVAL if first is None else first
+        self._done = threading.Event()
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -174,6 +176,12 @@ class WaitNotice:
         """Block, and log whenever a notice is due, until an event is set."""
         while not done.wait(self.due_in):
             self.check()
+
+    def __enter__(self) -> None:
+        in_daemon_thread(self.repeat_until, self._done)
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
 
     async def __aenter__(self) -> None:
         self._task = asyncio.create_task(self._repeat())

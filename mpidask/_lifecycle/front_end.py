@@ -38,7 +38,6 @@ from mpidask._mpi import exit_blockers, initialize
 from mpidask._mpi.initialize import communicator, require_threads
 from mpidask._mpi.launcher import rank as launcher_rank
 from mpidask._options import Options
-from mpidask._threads import in_daemon_thread
 from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 
 if TYPE_CHECKING:
@@ -275,7 +274,7 @@ def raise_once(
     if hasattr(comm, "Idup") and not comm:
         raise error
     with logging_to_stderr():
-        with contextlib.suppress(MPIDaskError), _logged_if_slow(deadline, error):
+        with contextlib.suppress(MPIDaskError), _error_notice(deadline, error):
             comm = communicator(deadline, comm if hasattr(comm, "Idup") else None)
         if comm is None:
             raise error
@@ -284,21 +283,14 @@ def raise_once(
         refuse(Handshake(comm, deadline, Interrupt(), reporting, None, None, error, status))
 
 
-@contextlib.contextmanager
-def _logged_if_slow(deadline: Deadline, error: Exception) -> Iterator[None]:
+def _error_notice(deadline: Deadline, error: Exception) -> WaitNotice:
     """Log an error of this rank if others, which may not have it, don't arrive soon."""
     rank, kind = launcher_rank(), type(error).__name__
     place = f"rank {rank} on {socket.gethostname()}"
     said = f"{place} waits for other ranks to end the job: {kind}: {error}"
     # Staggered: if all ranks have the error, the last one to arrive ends the wait.
     first = min(FIRST_NOTICE + rank, 0.9 * deadline.left)
-    notice = WaitNotice(lambda _: said, first=first, interval=math.inf, level=logging.ERROR)
-    done = threading.Event()
-    in_daemon_thread(notice.repeat_until, done)
-    try:
-        yield
-    finally:
-        done.set()
+    return WaitNotice(lambda _: said, first=first, interval=math.inf, level=logging.ERROR)
 
 
 def _reporting_rank(comm: MPI.Intracomm, given: Mapping[str, Any], front_end: FrontEnd) -> int:

@@ -223,7 +223,7 @@ class LivenessGuard:
             self.end_job(f"the scheduler on rank {self._roles.leader} is gone")
 
     def wake_leader(self) -> None:
-        """Let the leader look for a message at once."""
+        """Make the leader poll at once."""
         if self._server is not None:
             waking = asyncio.create_task(self._server.wake_all())
         elif self._cluster is not None:

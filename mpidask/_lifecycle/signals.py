@@ -78,7 +78,7 @@ def _is_pythons_own(handler: Any) -> bool:
 
 @contextlib.contextmanager
 def fatal_at_once(interrupt: Interrupt) -> Iterator[None]:
-    """Let a signal kill this process, while a call keeps Python from handling it.
+    """Have a signal kill this process, while a call keeps Python from handling it.
 
     Handlers of the program are kept.
     """

@@ -90,7 +90,7 @@ def report_threads_at_exit(place: str) -> None:
 
 
 def limit_exit(place: str, timeout: float) -> None:
-    """Let this process exit in time, whatever threads and processes tasks have left.
+    """Limit the exit of this process, whatever threads and processes tasks have left.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def wait_for_processes() -> None:
 
 
 def _call_before_joining_threads(function: Callable[[], object]) -> None:
-    """Let Python call a function when the program has ended.
+    """Register a function that Python calls when the program has ended.
 
     Pools use this private function to join their threads; what is registered last is called first.
     The public API has nothing so early: the main thread counts as alive until pools are joined.

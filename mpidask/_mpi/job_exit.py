@@ -95,7 +95,7 @@ def exit_forked_child(error: BaseException | None) -> NoReturn:
 
 
 def outlast_other_ranks() -> None:
-    """Let this process end a moment after the others, even after `MPI_Finalize`.
+    """Delay the end of this process, after `MPI_Finalize`, until the others have ended.
 
     `mpirun` of MPICH before 4.1, once it has forwarded a signal, drops the statuses of all ranks
     that end when no process has its output open any more (`forced_cleanup` in Hydra's pmip.c). So
