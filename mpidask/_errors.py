@@ -3,11 +3,11 @@
 ::
 
     RuntimeError
-    └── MPIDaskError                a cluster was used in a way that can't work
-        ├── MPITaskError            a function that several ranks ran has failed on one
-        ├── NotEnoughRanksError     the job has too few ranks for what is asked for
-        ├── SchedulerFileError      a scheduler file is missing, broken or not safe
-        └── StartupError            a rank could not start its part, or never came
+    └── MPIDaskError                the cluster can't be used in this way
+        ├── MPITaskError            a function of submit_mpi failed on one of its ranks
+        ├── NotEnoughRanksError     the job has too few ranks for the request
+        ├── SchedulerFileError      a scheduler file is missing, broken or unsafe
+        └── StartupError            a rank failed to start its part, or never arrived
 
 Options are checked before anything starts: a wrong name or type is a
 `TypeError`, a wrong value a `ValueError`.
@@ -55,7 +55,7 @@ class NotEnoughRanksError(MPIDaskError):
 
 
 class _RankError(MPIDaskError):
-    """An error that may be one of a single rank."""
+    """An error with the rank and host that caused it, if it was one rank."""
 
     def __init__(self, message: str, *, rank: int | None = None, host: str | None = None) -> None:
         super().__init__(message)
@@ -66,12 +66,12 @@ class _RankError(MPIDaskError):
 class MPITaskError(_RankError):
     """A function of `submit_mpi` failed on one of its ranks, and so on all.
 
-    Its ``__cause__`` is what the function raised, if that could be pickled.
+    Its ``__cause__`` is the exception that the function raised, if that could be pickled.
 
     Attributes
     ----------
     rank : int or None
-        The rank that failed, if it was one: counted in the job, not in the function's ``comm``.
+        The rank that failed, if it was one; a rank of the job, not of the function's ``comm``.
     host : str or None
         The host of that rank.
 
@@ -95,7 +95,7 @@ class SchedulerFileError(MPIDaskError):
     Attributes
     ----------
     may_pass : bool
-        Whether it may be right later: the cluster may not have written the file yet.
+        Whether the problem may be temporary: the cluster may not have written the file yet.
 
     Examples
     --------
@@ -113,14 +113,14 @@ class SchedulerFileError(MPIDaskError):
 
 
 class StartupError(_RankError):
-    """The cluster did not come up.
+    """The cluster did not start.
 
-    Raised on one rank: the client's, if it is there. The others leave with exit status 1.
+    Raised on one rank: the client's, if it has arrived. The others leave with exit status 1.
 
     Attributes
     ----------
     rank : int or None
-        The rank of the job that failed, or did not come, if it was one.
+        The rank of the job that failed, or did not arrive, if it was one.
     host : str or None
         The host of that rank, if it is known.
 
@@ -149,11 +149,11 @@ for _error in (
 
 
 class without_internal_frames:  # noqa: N801 (a function to its users)
-    """Show errors of use or of the start without the frames of ours they came through.
+    """Leave frames of mpidask's out of the tracebacks of usage and startup errors.
 
-    What they came through beyond those, code of the user's or of other packages, is shown. A
-    frame can't leave itself out of a traceback, so what shows the error leaves ours out:
-    Python's hook here; IPython and pytest pass over frames with ``__tracebackhide__``.
+    Frames of the user's and of other packages are shown. A frame can't remove itself from a
+    traceback, so whatever prints the traceback has to: `sys.excepthook` does it here, and IPython
+    and pytest skip frames with ``__tracebackhide__``.
     (A class, because `contextlib.contextmanager` restores the traceback.)
     """
 
@@ -169,7 +169,7 @@ class without_internal_frames:  # noqa: N801 (a function to its users)
 
 @functools.cache
 def _show_in_brief() -> None:
-    """Set a hook, once for all errors; it knows them by a frame of `without_internal_frames`."""
+    """Install an excepthook for errors that have passed through `without_internal_frames`."""
     show, mark = sys.excepthook, without_internal_frames.__exit__.__code__
 
     def show_in_brief(
@@ -178,14 +178,14 @@ def _show_in_brief() -> None:
         if any(frame.f_code is mark for frame, _ in traceback.walk_tb(trace)):
             error.__traceback__ = trace = _without_our_frames(trace)
             if isinstance(error, MPIDaskError):
-                error.__cause__ = None  # its message says it
+                error.__cause__ = None  # its message includes that
         show(kind, error, trace)
 
     sys.excepthook = show_in_brief
 
 
 def _beyond_our_frames(trace: TracebackType | None) -> TracebackType | None:
-    """Give the part of a traceback that comes after the last frame of ours."""
+    """Return the part of a traceback behind the last frame of mpidask's."""
     beyond = trace
     while trace is not None:
         is_ours, trace = _is_ours(trace), trace.tb_next
@@ -207,7 +207,7 @@ def _is_ours(trace: TracebackType) -> bool:
 
 
 def name_ranks(ranks: Iterable[int]) -> str:
-    """Name ranks in a message, the first 20 of many."""
+    """Name ranks in a message, at most 20 of them."""
     listed = sorted(ranks)
     shown = ", ".join(map(str, listed[:20])) + (", ..." if len(listed) > 20 else "")
     return f"rank{'s' if len(listed) != 1 else ''} {shown}"

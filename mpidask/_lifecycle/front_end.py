@@ -284,11 +284,11 @@ def raise_once(
 
 
 def _error_notice(deadline: Deadline, error: Exception) -> WaitNotice:
-    """Log what is wrong on this rank if others, which may not know of it, don't come soon."""
+    """Log an error of this rank if others, which may not have it, don't arrive soon."""
     rank, kind = launcher_rank(), type(error).__name__
     place = f"rank {rank} on {socket.gethostname()}"
     said = f"{place} waits for other ranks to end the job: {kind}: {error}"
-    # In turn: if it is wrong everywhere, the last rank to come ends the wait.
+    # Staggered: if all ranks have the error, the last one to arrive ends the wait.
     first = min(FIRST_NOTICE + rank, 0.9 * deadline.left)
     return WaitNotice(lambda _: said, first=first, interval=math.inf, level=logging.ERROR)
 

@@ -33,7 +33,7 @@ _IN_MEMORY = "memory://mpidask-performance-report.html"
 
 
 @contextlib.contextmanager
-def connected(cluster: ConnectionInfo, options: Options) -> Iterator[Client]:
+def connected(cluster: ConnectionInfo, options: Options, *, direct: bool) -> Iterator[Client]:
     """Connect a client, and write the performance report if the options ask for one."""
     report = _prepared(options)
     with clients.connected(cluster, direct=direct) as client:
@@ -54,7 +54,7 @@ async def connected_async(
     """Do the same as `connected` for a client of the running event loop."""
     # The file system must not block the user's event loop.
     report = await to_daemon_thread(_prepared, options)
-    async with clients.connected_async(cluster, options) as client:
+    async with clients.connected_async(cluster, direct=direct) as client:
         try:
             if report is not None:
                 await report.start(client, program_code(client))
