@@ -9,6 +9,7 @@ import os
 import re
 from pathlib import Path
 
+import dask
 import distributed
 import pytest
 from distributed import (
@@ -188,11 +189,7 @@ def test_was_sent_to_worker_and_compute_seconds():
 
 def test_metered_and_spilled_bytes(tmp_path):
     async def test():
-        given = {
-            "memory_limit": "2 GiB",
-            "memory_target_fraction": 1e-3,
-            "local_directory": str(tmp_path),
-        }
+        given = {"memory_limit": "2 GiB", "local_directory": str(tmp_path)}
         async with cluster(**given) as (scheduler, _, client):
             await wait(client.map(os.urandom, [2**20 + n for n in range(4)]))  # not compressible
             (worker,) = scheduler.workers.values()
@@ -200,7 +197,8 @@ def test_metered_and_spilled_bytes(tmp_path):
             await until(lambda: compat.metered_bytes(scheduler, activity="disk-write") >= 2**20)
             assert not compat.metered_bytes(scheduler, context="get-data")
 
-    run(test)
+    with dask.config.set({"distributed.worker.memory.target": 1e-3}):
+        run(test)
 
 
 # -- Web pages, logs and dask. -----------------------------------------------------------
