@@ -191,7 +191,8 @@ def test_metered_and_spilled_bytes(tmp_path):
     async def test():
         given = {"memory_limit": "2 GiB", "local_directory": str(tmp_path)}
         async with cluster(**given) as (scheduler, _, client):
-            await wait(client.map(os.urandom, [2**20 + n for n in range(4)]))  # not compressible
+            data = client.map(os.urandom, [2**20 + n for n in range(4)])  # not compressible
+            await wait(data)
             (worker,) = scheduler.workers.values()
             await until(lambda: compat.spilled_bytes(worker.metrics))
             await until(lambda: compat.metered_bytes(scheduler, activity="disk-write") >= 2**20)
