@@ -10,9 +10,6 @@ from collections.abc import Iterator
 
 logger = logging.getLogger("mpidask")
 
-#: As `_waiting.NOTICE_INTERVAL`, for gangs.
-WORD_INTERVAL = 60
-
 
 def flush_output() -> None:
     """Flush stdout and stderr, before a process ends without Python's normal exit."""

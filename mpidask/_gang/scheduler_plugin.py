@@ -29,7 +29,8 @@ from mpidask._gang.protocol import (
     WorkerRanks,
 )
 from mpidask._gang.schedule import Request, shortage, startable
-from mpidask._log import WORD_INTERVAL, logger
+from mpidask._log import logger
+from mpidask._waiting import NOTICE_INTERVAL
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -443,7 +444,7 @@ class GangPlugin(SchedulerPlugin):
             )
 
     def _notify_later(self, name: str, run: Run) -> None:
-        asyncio.get_running_loop().call_later(WORD_INTERVAL, self._notify, name, run)
+        asyncio.get_running_loop().call_later(NOTICE_INTERVAL, self._notify, name, run)
 
     def _notify(self, name: str, run: Run) -> None:
         if not (run.is_over or run.broken):

@@ -415,9 +415,25 @@ def _wait_for_all(barrier: ExitBarrier) -> None:
     except KeyboardInterrupt:
         all_came, error = _wait_interrupted(barrier), KeyboardInterrupt()
     if all_came:
+        if error is not None:
+            _warn_of_other_ranks(barrier, error)
         barrier.comm.Free()
     else:
         _abort_after_failure(barrier, error)
+
+
+def _warn_of_other_ranks(barrier: ExitBarrier, error: BaseException) -> None:
+    """Warn of ranks outside the communicator: mpidask can't know whether they wait for this one."""
+    from mpi4py import MPI
+
+    if barrier.comm.Get_size() < MPI.COMM_WORLD.Get_size():
+        with logging_to_stderr():
+            logger.warning(
+                "%s has ended with %s. Ranks outside its communicator go on; if they wait for it in "
+                "MPI, the job hangs. Started by python -m mpi4py, the program would end the job",
+                barrier.own_place,
+                type(error).__name__,
+            )
 
 
 def _give_up_after_failure(barrier: ExitBarrier) -> Callable[[], bool]:

@@ -398,7 +398,7 @@ def test_one_that_is_cancelled_and_does_not_return_is_named(begin):
         """
         from mpidask._gang import scheduler_plugin
 
-        scheduler_plugin.WORD_INTERVAL = 0.1
+        scheduler_plugin.NOTICE_INTERVAL = 0.1
 
         def waits(comm):
             print_once(f"in-{comm.rank}")

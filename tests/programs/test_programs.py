@@ -672,3 +672,22 @@ def test_a_configured_cluster_is_joined(launch):
     assert cluster.result().status == 143
     assert joined.result().status == 0
     assert joined_in_python.result().status == 0
+
+
+def test_an_error_on_some_ranks_is_said_to_leave_the_others_waiting(run):
+    result = run(
+        """
+        from mpi4py import MPI
+        from mpidask import mpi_dask_main
+
+        world = MPI.COMM_WORLD
+        some = world.Split(0 if world.rank < 2 else MPI.UNDEFINED)
+        if some != MPI.COMM_NULL:
+            mpi_dask_main(comm=some)(print)()
+        """,
+        ranks=3,
+    )
+    assert result.status == 1
+    assert result.stderr.count("NotEnoughRanksError: this job has 2 ranks") == 1
+    (warning,) = result.said
+    assert "has ended with NotEnoughRanksError. Ranks outside its communicator go on" in warning
