@@ -429,8 +429,8 @@ def _warn_of_other_ranks(barrier: ExitBarrier, error: BaseException) -> None:
     if barrier.comm.Get_size() < MPI.COMM_WORLD.Get_size():
         with logging_to_stderr():
             logger.warning(
-                "%s has ended with %s. Ranks outside its communicator go on; if they wait for it in "
-                "MPI, the job hangs. Started by python -m mpi4py, the program would end the job",
+                "%s has ended with %s. Ranks outside its communicator go on; if they wait for it "
+                "in MPI, the job hangs. Started by python -m mpi4py, the program would end the job",
                 barrier.own_place,
                 type(error).__name__,
             )
