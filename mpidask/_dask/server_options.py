@@ -76,6 +76,7 @@ def worker_arguments(
         Whether other ranks may send data to the worker by MPI.
     """
     memory = options.memory_limit
+    protocol = "mpi" if by_mpi else options.protocol
     pages = options.dashboard and not (_is_inside(cluster) or dashboard.on_loopback(options))
     arguments = {
         # "auto": the leader has divided each node's CPUs; a number is this rank's own choice.
@@ -83,8 +84,8 @@ def worker_arguments(
         "memory_limit": memory_limit() // settings.ranks_on_node if memory == "auto" else memory,
         "local_directory": options.local_directory,
         "interface": options.interface,
-        "host": _worker_host(options, cluster, by_mpi),
-        "protocol": "mpi" if by_mpi else options.protocol,
+        "host": _worker_host(options, cluster, protocol),
+        "protocol": protocol,
         "security": cluster.security,
         # The scheduler may not have forgotten this rank's previous worker yet: another name.
         "name": settings.name + (f"-{attempt}" if attempt else ""),
@@ -204,7 +205,7 @@ def _is_inside(cluster: ConnectionInfo) -> bool:
     return bool(get_address_host(cluster.address) == LOOPBACK)
 
 
-def _worker_host(options: Options, cluster: ConnectionInfo, by_mpi: bool) -> str | None:
+def _worker_host(options: Options, cluster: ConnectionInfo, protocol: str | None) -> str | None:
     """Return the address that a worker listens on, or None for distributed's choice."""
     from distributed.comm.addressing import get_address_host
     from distributed.utils import get_ip
@@ -214,4 +215,4 @@ def _worker_host(options: Options, cluster: ConnectionInfo, by_mpi: bool) -> str
     if _is_inside(cluster):
         return LOOPBACK
     # The address that faces the scheduler, as distributed chooses for tcp and tls only.
-    return get_ip(get_address_host(cluster.address)) if by_mpi else None
+    return get_ip(get_address_host(cluster.address)) if protocol == "mpi" else None
