@@ -92,6 +92,8 @@ class AtomicFile:
 
     def explain(self, error: OSError) -> str:
         """Format an error of this file for a message."""
+        if isinstance(error, SlowFileSystemError):  # names the file
+            return str(error)
         return f"{self.path}: {error.strerror or error}"
 
     def write(self, content: bytes) -> None:

@@ -21,7 +21,7 @@ from tornado.routing import Matcher, PathMatches, Rule
 
 from mpidask._compat.distributed import connect_dashboard, route_first
 from mpidask._log import logger
-from mpidask._threads import in_daemon_thread
+from mpidask._threads import to_daemon_thread
 
 if TYPE_CHECKING:
     from distributed import Scheduler, Worker
@@ -130,8 +130,7 @@ class _LateDashboard:
     async def _load(self) -> str | None:
         try:
             # In a daemon thread: the scheduler goes on, and the job can end.
-            importing = in_daemon_thread(importlib.import_module, "distributed.dashboard.scheduler")
-            await asyncio.wrap_future(importing)
+            await to_daemon_thread(importlib.import_module, "distributed.dashboard.scheduler")
             connect_dashboard(self._scheduler, self._prefix)
         except Exception as error:
             problem = f"{type(error).__name__}: {error}".strip()

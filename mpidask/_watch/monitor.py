@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: Seconds between two samples of the workers for the summary.
 _SAMPLING = 2
-#: Most seconds between two versions of the summary.
+#: Seconds between two versions of the summary, at most.
 _REWRITING = 60
 
 
@@ -46,7 +46,7 @@ async def start_monitor(
         If the summary can't be written.
     """
     if options.summary is not None:
-        await asyncio.to_thread(summaries.file(options.summary).prepare)
+        await to_daemon_thread(summaries.file(options.summary).prepare)
     failures = Failures(scheduler, Places(places))
     scheduler.add_plugin(failures)
     if options.progress is None and options.summary is None:
