@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def all_clients() -> list[Client]:
-    """Return the clients of this process, whoever made them: distributed lists the current one."""
+    """Return all clients of this process; in public, distributed has only the current one."""
     from distributed import Client
 
     return list(Client._instances)

@@ -45,7 +45,7 @@ def choose_prefix(options: Options) -> str:
 def _is_secret(options: Options) -> bool:
     """Whether the pages are found by their link only.
 
-    There is no point in that if the scheduler lets everybody in: it can be asked the same.
+    Without security there is no point in that: everyone may ask the scheduler for their content.
     """
     given = "http_prefix" in options.scheduler_options
     return options.security is not False and options.dashboard_token and not given

@@ -1,4 +1,4 @@
-"""The scheduler file: how processes from outside find a cluster, and are let in.
+"""The scheduler file: where processes from outside find a cluster, and its credentials.
 
 It is the JSON file that distributed writes, so a plain ``Client(scheduler_file=...)`` reads it,
 with the credentials of a secured cluster added. It is written in one go, for its owner alone, and

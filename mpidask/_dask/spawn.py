@@ -25,7 +25,8 @@ from mpidask._compat.python import (
 )
 from mpidask._errors import MPIDaskError
 
-#: By what a script finds out that a child imports it: `parent_process()` is None until later.
+#: Names in the condition of a main guard. (`parent_process` is not one: in a child that is
+#: importing the script, it still returns None.)
 _GUARD_NAMES = {"__name__", "current_process"}
 
 #: Where the main module has asked for a cluster without a guard.

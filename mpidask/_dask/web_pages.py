@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 #: Seconds that a request waits for the dashboard, if it is not a browser's.
 _LONGEST_WAIT = 60
-#: The dashboard's pages have names of this kind, and things below them; `favicon.ico` is none.
+#: The paths of the dashboard's pages, and of what is below them, but not `favicon.ico`.
 _PAGE = "(/?|/[a-z-]+(/.*)?)"
 _SKELETON = """<!DOCTYPE html>
 <html><head><meta charset="utf-8">{head}<title>Dask dashboard</title></head>
@@ -116,7 +116,7 @@ class _LateDashboard:
         self.there = False
 
     async def loaded(self, timeout: float) -> bool:
-        """Load it, unless that has begun; return whether that has ended, well or not, in time."""
+        """Load it, if need be; return whether that has succeeded or failed within the timeout."""
         if self._loading is None:
             self._loading = asyncio.create_task(self._load())
         await asyncio.wait({self._loading}, timeout=timeout)

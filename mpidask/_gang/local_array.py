@@ -81,8 +81,8 @@ def find(name: str) -> LocalArray:
     local = _arrays.get(name)
     if local is None:
         raise MPIDaskError(
-            f"a process on {socket.gethostname()} has no part of this DistributedArray: it is that "
-            "of no rank which made the handle, or the rank has dropped its handle"
+            f"a process on {socket.gethostname()} has no part of this DistributedArray: it is not "
+            "that of a rank which made the handle, or the rank has dropped its handle"
         )
     return local
 

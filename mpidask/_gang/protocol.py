@@ -21,7 +21,7 @@ PLUGIN = "mpidask-gangs"
 ANNOTATION = "mpidask"
 #: Tasks wait in the scheduler because they are restricted to this host, which does not exist.
 UNKNOWN_HOST = "mpidask-waits-for-its-ranks"
-#: What a worker says of itself when it registers: its rank.
+#: The name under which a worker gives its rank when it registers.
 RANK = "mpidask-rank"
 #: Messages from workers to the scheduler,
 ARRIVED, FAILED, LEFT = "mpidask-arrived", "mpidask-failed", "mpidask-left"

@@ -82,9 +82,9 @@ def shortage(
     Parameters
     ----------
     size : int
-        The number of ranks it needs,
+        The number of ranks that it needs.
     wanted : set of int
-        and those among which they are.
+        The ranks that it may have.
     lost : set of int
         The ranks whose workers don't come back.
     unfit : set of int

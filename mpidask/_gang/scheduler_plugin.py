@@ -192,7 +192,7 @@ class Gangs:
                 yield from ((gang, run, each) for each in run.assignments if each.worker == worker)
 
     def busy(self, workers: Mapping[int, str]) -> set[int]:
-        """Return the ranks that are in a gang; `workers` has those of ranks."""
+        """Return the ranks that are in a gang, given the workers of all ranks."""
         strays = set(self.strays.values())
         busy = {rank for rank, worker in workers.items() if worker in strays}
         for run in (gang.run for gang in self.running):

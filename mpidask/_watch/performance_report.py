@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 #: Seconds before the report is written for the first time, and between two reports.
 FIRST, INTERVAL = 60.0, 300.0
-#: How Dask's reports begin, within so many bytes.
+#: What is within the first bytes of Dask's reports, and how many those are.
 _BEGINNING = re.compile(rb"\s*<!doctype html>.*<title>Dask Performance Report<", re.I | re.S)
 _HEAD = 4096
-#: The most of the time that may go into reports: in a long job, each costs the scheduler seconds.
+#: The share of the time that reports may take: in a long job, each costs the scheduler seconds.
 _SHARE = 0.01
 #: Where distributed writes the report, which takes any URL of fsspec's.
 _IN_MEMORY = "memory://mpidask-performance-report.html"

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 SCHEMA = 1
 #: How each version of the file begins.
 _BEGINNING = re.compile(rb'\{\s*"schema": \d+,\s*"mpidask": "')
-#: The share of the time from which a worker counts as idle, in the log.
+#: The share of its time that a worker is idle for the log to call it so.
 _IDLE = 0.5
 #: The least number of samples for that.
 _SAMPLES = 10
