@@ -245,13 +245,13 @@ class WorkerSupervisor:
             raise RuntimeError("the worker has left the program") from error
 
     def _make(self, cluster: Any, attempt: int) -> Any:
-        from mpidask._transport import answer_probes, buffer_pool
+        from mpidask._transport import answer_probes, current_pool
 
         if self._found_by_tasks is not None and self._address != cluster.address:
             self._found_by_tasks.close()  # of the cluster that this rank had joined before
             self._found_by_tasks.enter_context(found_by_clients(cluster))
             self._address = cluster.address
-        pool = buffer_pool()  # None if this rank's data goes by sockets
+        pool = current_pool()  # None if this rank's data goes by sockets
         with warnings.catch_warnings():
             if not self._order.announces:
                 warnings.filterwarnings("ignore", message=workers.SLOW_FILES)

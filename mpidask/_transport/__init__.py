@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Backend",
     "answer_probes",
-    "buffer_pool",
     "compare",
+    "current_pool",
     "disable",
     "enable",
     "limit_pool",
@@ -101,7 +101,7 @@ def send_to(peers: Container[int]) -> None:
         context.peers = peers
 
 
-def buffer_pool() -> BufferPool | None:
+def current_pool() -> BufferPool | None:
     """Return the receive buffers of this rank, if the transport is enabled."""
     context = contexts.current()
     return None if context is None else context.pool
