@@ -108,7 +108,14 @@ def wait_for_processes() -> None:
     """Wait, late in the exit of this process, until its child processes have ended, too."""
     if _exit.deadline is not None and _exit.supervision is not None:
         _exit.threads_joined.set()
-        _exit.supervision.result()
+        _join(_exit.supervision)
+
+
+def _join(watching: Future[None]) -> None:
+    """Wait for a thread of this module; if it has failed, the exit goes on all the same."""
+    if (error := watching.exception()) is not None:
+        with logging_to_stderr():
+            logger.error("a thread that watches the exit failed", exc_info=error)
 
 
 def _supervise_exit() -> None:
@@ -263,7 +270,7 @@ class CallWatch:
     def stop(self) -> None:
         """Stop, before the main thread waits for the other ranks itself."""
         self._stopped.set()
-        self._watching.result()
+        _join(self._watching)
 
     def _watch(self) -> None:
         seen, looks = None, 0
