@@ -32,7 +32,7 @@ class Kind:
     check : callable
         Returns the value to use, or raises `TypeError` or `ValueError`.
     metavar : str
-        Its placeholder on command lines; empty for a pair of flags, or none.
+        Its placeholder on command lines; empty where the flag takes no value, or there is none.
     words : str
         Its description in the documentation, with units.
     """

@@ -48,7 +48,7 @@ Result = TypeVar("Result")
 #: Seconds to wait for the other ranks if this one has an error, so that one rank raises it for all.
 _ERROR_TIMEOUT = 60.0
 
-#: Attribute of exceptions that report a mistake of the user's.
+#: Attribute of exceptions that report a mistake in the use of mpidask.
 _USAGE_ERROR = "_is_mpidask_usage_error"
 
 Block = contextlib.AbstractContextManager["ConnectionInfo | None"]
@@ -217,7 +217,7 @@ def _attempt(
 
 
 def is_usage_error(error: Exception) -> bool:
-    """Whether an error reports a mistake of the user's, such as a wrong option, and no bug."""
+    """Whether an error reports wrong use of mpidask, such as a wrong option, and not a bug."""
     return isinstance(error, MPIDaskError) or hasattr(error, _USAGE_ERROR)
 
 

@@ -154,7 +154,7 @@ class Leader:
         return task
 
     def give_up_if_failed(self, task: asyncio.Task[Any]) -> None:
-        """End the job if a task has failed, which only a bug of mpidask's can cause."""
+        """End the job if a task has failed, which only a bug in mpidask can cause."""
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("the leader failed, ending the job", exc_info=error)
             self._break()

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 #: Longest pauses, in seconds, between polls for messages: while one is expected soon; while the
 #: other ranks start; and while the cluster runs, when a connection of Dask's announces messages.
-#: It announces none to a rank without a server, nor where the scheduler belongs to another job.
+#: None does on a rank without a server, nor where the scheduler belongs to another job.
 SOON, STARTING, SELDOM, SELDOM_UNTOLD, SELDOM_JOINED = 0.02, 0.05, 5.0, 1.0, 0.2
 #: Seconds that ranks have beyond `shutdown_timeout` to report that they are done.
 REPORT_GRACE = 5

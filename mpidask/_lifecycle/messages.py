@@ -32,8 +32,8 @@ __all__ = [
     "WorkerStarted",
 ]
 
-# -- To the leader. `ConnectionInfo` is another: the scheduler runs. The leader passes it on to the
-# -- ranks that host a worker. --------------------------------------------------------
+# -- To the leader. So is `ConnectionInfo`, sent once the scheduler runs, which the leader passes on
+# -- to the ranks that host a worker. -------------------------------------------------
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,7 @@ class WorkerSupervisor:
         self._found_by_tasks = found_by_tasks
         self._joins = cluster is None
         self._worker: Any = None
-        self._address = ""  # of the scheduler whose clients are those of tasks
+        self._address = ""  # of the scheduler that a `Client()` in a task connects to
         self._closing: set[asyncio.Task[Any]] = set()
         self._stopping = False
 

@@ -27,8 +27,8 @@ from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 if TYPE_CHECKING:
     from mpi4py import MPI
 
-#: The ranks can't communicate yet, so the first three take turns to log notices, so many seconds
-#: apart: two of them may be missing.
+#: The ranks can't communicate yet, so the first three take turns to log notices, with this many
+#: seconds in between: two of them may be missing.
 _REPORTING, _INTERVAL = 3, 30
 #: Seconds between the timeouts of ranks, and how many ranks are staggered. The launcher ends the
 #: job with the first process that exits, so the others need not report the timeout again.
