@@ -17,7 +17,7 @@ sent and received to its end, even if one of the two closes the comm meanwhile, 
 no unmatched message; the stream stays open until then. A stream that breaks means that the peer
 is gone.
 
-One thread of each rank moves the data, `progress.ProgressThread`; no event loop calls MPI.
+One thread of each rank moves the data, `progress_thread.ProgressThread`; no event loop calls MPI.
 
 `enable` lets a rank take part, `disable` ends it. Any other process, a child of a nanny or
 a client from outside, uses ``mpi://`` addresses with the stream alone, and needs no MPI.
@@ -84,7 +84,9 @@ def enable(
     RuntimeError
         The transport is already enabled.
     """
-    from mpidask._transport.progress import ProgressThread  # imports MPI, which initialises it
+    from mpidask._transport.progress_thread import (
+        ProgressThread,  # imports MPI, which initialises it
+    )
 
     if contexts.current() is not None:
         raise RuntimeError("the transport is already enabled in this process")

@@ -19,7 +19,7 @@ from distributed.utils import ensure_memoryview
 
 if TYPE_CHECKING:
     from mpidask._transport.context import Context
-    from mpidask._transport.progress import Transfer
+    from mpidask._transport.progress_thread import Transfer
 
 #: Seconds for transfers to complete after the stream has broken.
 _GRACE = 5

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mpidask._transport.buffer_pool import BufferPool
 
 if TYPE_CHECKING:
-    from mpidask._transport.progress import ProgressThread
+    from mpidask._transport.progress_thread import ProgressThread
 
 #: Bytes below which a frame always goes with the request to send.
 _SMALL_FRAME = 2**16

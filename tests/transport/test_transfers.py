@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mpidask._transport.comm import _is_short
-from mpidask._transport.progress import Transfer
+from mpidask._transport.progress_thread import Transfer
 
 PRELUDE = """
 import asyncio, gc, os, signal, time, uuid
