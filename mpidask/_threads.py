@@ -1,7 +1,8 @@
 """The threads mpidask starts: one for an event loop, one for each call that may block.
 
-The transport has two of its own, which no other part starts. All are daemon threads. `asyncio.to_thread` and executors are no alternative for calls that may
-never return, such as into a file system that hangs: Python joins their threads when it exits.
+The transport has two of its own. All are daemon threads. `asyncio.to_thread` and executors are no
+alternative for calls that may never return, such as into a file system that hangs: Python joins
+their threads when it exits.
 """
 
 from __future__ import annotations
