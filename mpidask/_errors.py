@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import functools
 import os
+import socket
 import sys
 import traceback
 from collections.abc import Iterable
@@ -204,6 +205,11 @@ def _without_our_frames(trace: TracebackType | None) -> TracebackType | None:
 def _is_ours(trace: TracebackType) -> bool:
     ours = os.path.dirname(__file__) + os.sep
     return trace.tb_frame.f_code.co_filename.startswith(ours)
+
+
+def name_this_rank(rank: int) -> str:
+    """Name the rank of this process, with its host."""
+    return f"rank {rank} on {socket.gethostname()}"
 
 
 def name_ranks(ranks: Iterable[int]) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 from mpidask._dask.spawn import check_main_guard
-from mpidask._errors import MPIDaskError
+from mpidask._errors import MPIDaskError, name_this_rank
 from mpidask._lifecycle import single_use
 from mpidask._lifecycle.handshake import Handshake, refuse
 from mpidask._lifecycle.local_cluster import local_cluster
@@ -286,7 +285,7 @@ def raise_once(
 def _error_notice(deadline: Deadline, error: Exception) -> WaitNotice:
     """Log an error of this rank if others, which may not have it, don't arrive soon."""
     rank, kind = launcher_rank(), type(error).__name__
-    place = f"rank {rank} on {socket.gethostname()}"
+    place = name_this_rank(rank)
     said = f"{place} waits for other ranks to end the job: {kind}: {error}"
     # Staggered: if all ranks have the error, the last one to arrive ends the wait.
     first = min(FIRST_NOTICE + rank, 0.9 * deadline.left)

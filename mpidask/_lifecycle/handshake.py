@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from mpidask._errors import StartupError
+from mpidask._errors import StartupError, name_this_rank
 from mpidask._lifecycle import single_use
 from mpidask._lifecycle.roles import Roles
 from mpidask._lifecycle.signals import Interrupt, result_of
@@ -103,7 +103,7 @@ class Handshake:
     async def _arrive_and_agree(self) -> tuple[Communicator | None, int]:
         size = self.comm.Get_size()
         rank = self.comm.Get_rank()
-        where = f"rank {rank} on {socket.gethostname()} is"
+        where = f"{name_this_rank(rank)} is"
         missing = f"not all of the {size} ranks are here, {where}; each must make this call"
         notice = WaitNotice(
             lambda waited: f"starting for {waited} s: {missing}",

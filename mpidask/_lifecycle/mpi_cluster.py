@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import socket
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
+from mpidask._errors import name_this_rank
 from mpidask._gang import protocol
 from mpidask._lifecycle import signals, single_use
 from mpidask._lifecycle.handshake import Handshake
@@ -97,7 +97,7 @@ class MPICluster:
 
     @property
     def _place(self) -> str:
-        return f"rank {self._handshake.comm.Get_rank()} on {socket.gethostname()}"
+        return name_this_rank(self._handshake.comm.Get_rank())
 
     def _expect_end(self, place: Callable[[int], str], order: End) -> None:
         """Prepare for the exit of this process."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import socket
 import sys
 import threading
 import time
@@ -18,7 +17,7 @@ import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mpidask._errors import MPIDaskError
+from mpidask._errors import MPIDaskError, name_this_rank
 from mpidask._log import flush_output, logger
 from mpidask._mpi import launcher
 from mpidask._threads import in_daemon_thread
@@ -180,7 +179,7 @@ def _watch(done: threading.Event, rank: int, deadline: Deadline) -> None:
     def message(_: int) -> str:
         waited, left = deadline.timeout - deadline.left, deadline.left
         return (
-            f"{_place(rank)} waits for other ranks to reach mpidask (MPI_Init): for {waited:.0f} s "
+            f"{name_this_rank(rank)} waits for other ranks to reach mpidask (MPI_Init): for {waited:.0f} s "
             f"now, for {left:.0f} s more at most (startup_timeout)"
         )
 
@@ -198,14 +197,10 @@ def _watch(done: threading.Event, rank: int, deadline: Deadline) -> None:
             "other ranks did not reach mpidask (MPI_Init) within %g s (startup_timeout): still "
             "busy in the program before the cluster starts, or ended. %s ends the job",
             deadline.timeout,
-            _place(rank),
+            name_this_rank(rank),
         )
     flush_output()
     os._exit(1)
-
-
-def _place(rank: int) -> str:
-    return f"rank {rank} on {socket.gethostname()}"
 
 
 # -- An MPI library that the launcher can't connect. ----------------------------------
