@@ -179,8 +179,8 @@ def _watch(done: threading.Event, rank: int, deadline: Deadline) -> None:
     def message(_: int) -> str:
         waited, left = deadline.timeout - deadline.left, deadline.left
         return (
-            f"{name_this_rank(rank)} waits for other ranks to reach mpidask (MPI_Init): for {waited:.0f} s "
-            f"now, for {left:.0f} s more at most (startup_timeout)"
+            f"{name_this_rank(rank)} waits for other ranks to reach mpidask (MPI_Init): "
+            f"for {waited:.0f} s now, for {left:.0f} s more at most (startup_timeout)"
         )
 
     notice = WaitNotice(
