@@ -287,11 +287,12 @@ def test_a_scheduler_file_that_is_slow_to_go_is_no_death(
 
     async def test():
         job = Job(3, client_rank=client_rank, scheduler_file=path)
-        async with client_of(await job.start()) as client:
-            await client.shutdown()
+        cluster = await job.start()
         watching = [
             task for task in asyncio.all_tasks() if task.get_name() == "mpidask-scheduler watch"
         ]
+        async with client_of(cluster) as client:
+            await client.shutdown()
         await asyncio.gather(job.leader._watching, *watching)  # who watch draw a conclusion
         assert await job.leader.over == 0
         await poll(removing.is_set)
