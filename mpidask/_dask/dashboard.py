@@ -34,21 +34,29 @@ def installed() -> bool:
     return importlib.util.find_spec("bokeh") is not None
 
 
-def choose_prefix(options: Options) -> str:
-    """Return what the paths of all web pages begin with, without a slash at the end."""
-    if _is_secret(options):
+def choose_prefix(options: Options, *, secured: bool | None = None) -> str:
+    """Return what the paths of all web pages begin with, without a slash at the end.
+
+    Parameters
+    ----------
+    options : Options
+    secured : bool, optional
+        Whether the cluster is secured; default: as the options say.
+    """
+    if _is_secret(options, secured):
         return "/" + secrets.token_urlsafe(16)
     path = str(options.scheduler_options.get("http_prefix") or "").strip("/")
     return f"/{path}" if path else ""
 
 
-def _is_secret(options: Options) -> bool:
+def _is_secret(options: Options, secured: bool | None = None) -> bool:
     """Whether the pages are found by their link only.
 
     Without security there is no point in that: everyone may ask the scheduler for their content.
     """
     given = "http_prefix" in options.scheduler_options
-    return options.security is not False and options.dashboard_token and not given
+    secured = options.security is not False if secured is None else secured
+    return secured and options.dashboard_token and not given
 
 
 def open_to(options: Options, scheduler: Scheduler) -> str | None:

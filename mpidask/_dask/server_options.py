@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +51,7 @@ def _scheduler_kwargs(options: Options, http_prefix: str) -> dict[str, Any]:
 
 
 def worker_arguments(
+    cls: type,
     options: Options,
     settings: WorkerSettings,
     cluster: ConnectionInfo,
@@ -64,6 +64,8 @@ def worker_arguments(
 
     Parameters
     ----------
+    cls : type
+        See `worker_class`.
     options : Options
     settings : WorkerSettings
         This rank's share of its node.
@@ -93,7 +95,6 @@ def worker_arguments(
         "dashboard_address": ":0" if pages else f"{LOOPBACK}:0",
     }
     http_prefix = worker_http_prefix(options, cluster)
-    cls = worker_class(options)
     return arguments | _worker_kwargs(cls, options.log_level, worker_options, http_prefix)
 
 
@@ -195,7 +196,7 @@ def worker_http_prefix(options: Options, cluster: ConnectionInfo) -> str:
     """
     if cluster.http_prefix is not None:
         return cluster.http_prefix
-    return dashboard.choose_prefix(dataclasses.replace(options, security=cluster.security or False))
+    return dashboard.choose_prefix(options, secured=bool(cluster.security))
 
 
 def _is_inside(cluster: ConnectionInfo) -> bool:

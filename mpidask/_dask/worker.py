@@ -36,9 +36,10 @@ def make_worker(
     by_mpi: bool = False,
 ) -> Worker | Nanny:
     """Make a worker or its nanny, not started yet; see `worker_arguments`."""
-    cls = _of_rank(worker_class(options), options.shutdown_timeout)
+    base = worker_class(options)
     given = options.worker_options if worker_options is None else worker_options
-    arguments = worker_arguments(options, settings, cluster, attempt, given, by_mpi=by_mpi)
+    arguments = worker_arguments(base, options, settings, cluster, attempt, given, by_mpi=by_mpi)
+    cls = _of_rank(base, options.shutdown_timeout)
     worker: Worker | Nanny = cls(cluster.address, **arguments)
     return worker
 

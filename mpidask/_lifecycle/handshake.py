@@ -193,11 +193,10 @@ def _disagreement(ranks: Mapping[int, tuple[str, Mapping[str, str]]]) -> Startup
 
 
 def _on_this_rank(rank: int, cause: Exception | None) -> StartupError:
-    host = socket.gethostname()
     return StartupError(
-        f"rank {rank} on {host} can't start, other ranks can: {type(cause).__name__}: {cause}",
+        f"{name_this_rank(rank)} can't start, other ranks can: {type(cause).__name__}: {cause}",
         rank=rank,
-        host=host,
+        host=socket.gethostname(),
     )
 
 

@@ -34,20 +34,6 @@ def test_a_rank_that_served_has_a_status_for_python_and_after_signals_for_the_la
     assert (ended.returncode, ended.stdout, ended.stderr) == (launcher, f"{status}\n", "")
 
 
-def test_python_calls_before_it_waits_for_the_threads_of_pools():
-    """By a private function of Python's."""
-    program = (
-        "import threading\n"
-        "from concurrent.futures import ThreadPoolExecutor\n"
-        "from mpidask._mpi import exit_blockers\n"
-        "ended = threading.Event()\n"
-        "exit_blockers.call_before_threads_are_joined(ended.set)\n"
-        "ThreadPoolExecutor(1).submit(lambda: print(ended.wait(30), flush=True))\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert (ended.returncode, ended.stdout) == (0, "True\n"), ended.stderr
-
-
 def test_many_leftovers_are_counted():
     assert exit_blockers._listed(["a", "b"]) == "a; b"
     assert exit_blockers._listed(list("abcdefg")) == "a; b; c; d; e; and 2 more"
