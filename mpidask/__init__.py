@@ -12,6 +12,7 @@ imported, only when you ask for a cluster.
 import sys as _sys
 
 from mpidask._api import join_existing, mpi_dask, mpi_dask_main
+from mpidask._broadcast.broadcast import Broadcast, broadcast
 from mpidask._compat.python import is_import_statement as _is_import_statement
 from mpidask._dask.scheduler_file import connection
 from mpidask._errors import (
@@ -25,6 +26,7 @@ from mpidask._gang.distributed_array import DistributedArray
 from mpidask._gang.submit import PerRank, submit_mpi
 
 __all__ = [
+    "Broadcast",
     "DistributedArray",
     "MPIDaskError",
     "MPITaskError",
@@ -34,6 +36,7 @@ __all__ = [
     "Shared",
     "StartupError",
     "__version__",
+    "broadcast",
     "connection",
     "join_existing",
     "mpi_dask",

@@ -127,6 +127,26 @@ class Waker:
         return bool(done)
 
 
+class Changes:
+    """Wakes coroutines that wait until something has changed: `asyncio.Condition` without a lock.
+
+    `notify` is no coroutine, so callbacks can call it.
+    """
+
+    def __init__(self) -> None:
+        self._change = asyncio.Event()
+
+    def notify(self) -> None:
+        """Let all that wait test again."""
+        self._change.set()
+        self._change = asyncio.Event()
+
+    async def until(self, test: Callable[[], object]) -> None:
+        """Wait until `test` returns something true."""
+        while not test():
+            await self._change.wait()
+
+
 class WaitNotice:
     """Log now and then what a long wait is for.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from distributed import Client, Nanny, Scheduler
+    from distributed import Client, Nanny, Scheduler, Worker
     from distributed.comm.core import Comm
     from distributed.http.routing import RoutingApplication
     from tornado.routing import Rule
@@ -42,6 +42,11 @@ def calling_code(client: Client) -> str:
     return frames[0].code if frames else "<Code not available>"
 
 
+def connections_of(client: Client) -> Callable[[str], Any]:
+    """Return what connects to a worker at an address, as `Client.scatter` and `gather` do."""
+    return client.rpc
+
+
 # -- Connections. ------------------------------------------------------------------------
 
 
@@ -54,6 +59,49 @@ def set_addresses(comm: Comm, local: str, peer: str) -> None:
 
 
 # -- Workers and nannies. ----------------------------------------------------------------
+
+
+def adjust_process_memory(worker: Worker, adjust: Callable[[int], int]) -> None:
+    """Let a worker take another number for the memory of its process, from what it measures.
+
+    It spills and pauses by that, and reports it. The method exists to be replaced, in tests.
+    """
+    measure = worker.monitor.get_process_memory
+    worker.monitor.get_process_memory = lambda: adjust(measure())  # type: ignore[method-assign]
+
+
+def count_shared_memory_once(nanny: Nanny) -> None:
+    """Let a nanny that does not run yet terminate its child for the child's share of memory only.
+
+    It goes by the resident set, which counts memory that processes share in each of them.
+    """
+    from tornado.ioloop import PeriodicCallback
+
+    manager: Any = nanny.memory_manager
+    if "memory_monitor" not in nanny.periodic_callbacks:  # no limit
+        return
+
+    def check() -> None:
+        limit = manager.memory_limit * manager.memory_terminate_fraction
+        if nanny.pid is not None and _uses_more(nanny.pid, limit):
+            manager.memory_monitor(nanny)
+
+    interval = manager.memory_monitor_interval * 1000
+    nanny.periodic_callbacks["memory_monitor"] = PeriodicCallback(check, interval)
+
+
+def _uses_more(pid: int, limit: float) -> bool:
+    import psutil
+
+    process = psutil.Process(pid)
+    try:
+        if process.memory_info().rss <= limit:  # which is cheaper to ask for
+            return False
+        memory = process.memory_full_info()
+    except psutil.Error:
+        return False
+    return bool(getattr(memory, "pss", memory.rss) > limit)
+
 
 # Why a worker was closed, in the words of distributed. They have no public names.
 

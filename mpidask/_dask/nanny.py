@@ -17,6 +17,7 @@ from mpidask._compat.distributed import (
     CLUSTER_ENDS,
     SCHEDULER_GONE,
     addresses_of_worker,
+    count_shared_memory_once,
     is_starting,
 )
 from mpidask._dask.client import close_clients_of_tasks, found_by_clients
@@ -100,6 +101,7 @@ class QuietNanny(Nanny):
         pickled = cloudpickle.dumps(worker_class)
         kwargs["worker_class"] = functools.partial(_make_worker, pickled, log_level)
         super().__init__(*args, **kwargs)
+        count_shared_memory_once(self)
         self._one_start = asyncio.Lock()
 
     async def instantiate(self) -> Status:

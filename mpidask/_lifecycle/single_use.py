@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from mpidask._broadcast import copies
 from mpidask._errors import MPIDaskError
 from mpidask._gang import protocol
 from mpidask._log import logger
@@ -58,3 +59,4 @@ def ended(*, left: bool) -> None:
     _inside = False
     _left = _left or left
     protocol.forget()
+    copies.release_all()

@@ -10,7 +10,7 @@ from distributed import SchedulerPlugin
 
 from mpidask._compat.distributed import FIRE_AND_FORGET, on_client_desires
 from mpidask._log import logger
-from mpidask._watch.task_counts import Places
+from mpidask._watch.task_counts import Places, broadcast_bytes
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -71,6 +71,7 @@ class Failures(SchedulerPlugin):
         self._kinds: dict[tuple[str, str], Failure] = {}
         self._logged: set[tuple[str, str]] = set()
         self._not_logged = 0
+        self._explained = False
         self._unattended: set[Any] = set()  # keys of fire_and_forget
         on_client_desires(scheduler, self._note_desire)
 
@@ -100,11 +101,23 @@ class Failures(SchedulerPlugin):
     def _note(self, task: Any) -> None:
         cause = task.exception_blame or task
         kind = _kind_of(cause)
+        self._explain(cause)
         if kind not in self._kinds and len(self._kinds) < _KINDS:
             self._kinds[kind] = self._failure(kind, cause)
         if cause is task and kind in self._kinds:
             self._kinds[kind].count += 1
         self._log_if_unattended(task)
+
+    def _explain(self, cause: Any) -> None:
+        """Say once what to do about an error that looks as if a broadcast array was written to."""
+        text = cause.exception_text or ""
+        if not self._explained and "read-only" in text and broadcast_bytes(self._scheduler):
+            self._explained = True
+            logger.info(
+                "%s: the arrays of a Broadcast are read-only, as all ranks of a node share them. "
+                "Change a copy: handle.value.copy()",
+                _text_of(cause),
+            )
 
     def _log_if_unattended(self, task: Any) -> None:
         if task.key in self._unattended:

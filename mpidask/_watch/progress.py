@@ -129,6 +129,8 @@ class Progress:
         memory = f"memory {format_bytes(now.memory)}"
         if now.memory_limit:
             memory += f" of {format_bytes(now.memory_limit)}"
+        if now.broadcast:
+            memory += f", {format_bytes(now.broadcast)} of it broadcast"
         if now.spilled:
             memory += f", {format_bytes(now.spilled)} spilled"
         return [f"{now.busy} of {now.workers} workers busy", memory]

@@ -17,7 +17,7 @@ from mpidask._compat.distributed import metered_bytes
 from mpidask._dask.atomic_file import AtomicFile
 from mpidask._placement.limits import end_of_allocation
 from mpidask._watch.failures import Failures
-from mpidask._watch.task_counts import Places, TaskCounts, duration
+from mpidask._watch.task_counts import Places, TaskCounts, broadcast_bytes, duration
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -84,6 +84,7 @@ class Summary:
         self._started = time.time()
         self._end = end_of_allocation()
         self._samples = 0
+        self._broadcast_peak = 0
         self._workers: dict[str, WorkerRecord] = {}
         self._of_address: dict[str, WorkerRecord] = {}
 
@@ -92,6 +93,7 @@ class Summary:
         now = time.monotonic()
         passed, self._sampled = now - self._sampled, now
         self._samples += 1
+        self._broadcast_peak = max(self._broadcast_peak, broadcast_bytes(self._scheduler))
         for worker in self._scheduler.workers.values():
             record = self._of_address.get(worker.address) or self._record(worker)
             record.memory_peak = max(record.memory_peak, worker.metrics.get("memory", 0))
@@ -128,6 +130,7 @@ class Summary:
             "busy_thread_seconds": round(self._busy_seconds(), 3),
             "bytes_moved": self._bytes_moved(),
             "bytes_spilled": metered_bytes(self._scheduler, activity="disk-write"),
+            "bytes_broadcast": self._broadcast_peak,
             "advice": self._advice() if self._workers else None,
             "workers": [one.content() for one in workers],
         }
@@ -169,6 +172,8 @@ class Summary:
         parts += self._about_memory()
         if now["bytes_moved"] is not None:
             parts.append(f"{format_bytes(now['bytes_moved'])} moved")
+        if now["bytes_broadcast"]:
+            parts.append(f"{format_bytes(now['bytes_broadcast'])} held as broadcast values")
         if now["bytes_spilled"]:
             parts.append(f"{format_bytes(now['bytes_spilled'])} spilled")
         return [f"summary: {'; '.join(parts)}", *self._next_time(now)]

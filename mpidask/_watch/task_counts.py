@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed import SchedulerPlugin
 
+from mpidask._broadcast.protocol import PLUGIN as BROADCAST
 from mpidask._compat.distributed import compute_seconds, spilled_bytes, was_sent_to_worker
 
 if TYPE_CHECKING:
@@ -90,18 +91,23 @@ class TaskCounts(SchedulerPlugin):
 
 @dataclass
 class Usage:
-    """How busy the workers are, and the memory they use, in bytes; a limit of 0 is none."""
+    """How busy the workers are, and the memory they use, in bytes; a limit of 0 is none.
+
+    Of the memory, `broadcast` is that of values that nodes hold for all of their ranks.
+    """
 
     workers: int = 0
     busy: int = 0
     memory: int = 0
     memory_limit: int = 0
     spilled: int = 0
+    broadcast: int = 0
 
 
 def usage(scheduler: Scheduler) -> Usage:
     """Add up what the workers reported in their last heartbeats."""
-    total, unlimited = Usage(workers=len(scheduler.workers)), False
+    workers, shared = len(scheduler.workers), broadcast_bytes(scheduler)
+    total, unlimited = Usage(workers=workers, broadcast=shared), False
     for worker in scheduler.workers.values():
         metrics = worker.metrics
         total.busy += bool(worker.processing)
@@ -112,6 +118,12 @@ def usage(scheduler: Scheduler) -> Usage:
     if unlimited:
         total.memory_limit = 0
     return total
+
+
+def broadcast_bytes(scheduler: Scheduler) -> int:
+    """Return the memory of broadcast values, once for each node that holds one."""
+    plugin: Any = scheduler.plugins.get(BROADCAST)
+    return 0 if plugin is None else int(plugin.nbytes)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ pytestmark = pytest.mark.loads_mpi
 def test_public_names():
     """Whoever adds a public name says so here."""
     assert mpidask.__all__ == [
+        "Broadcast",
         "DistributedArray",
         "MPIDaskError",
         "MPITaskError",
@@ -43,6 +44,7 @@ def test_public_names():
         "Shared",
         "StartupError",
         "__version__",
+        "broadcast",
         "connection",
         "join_existing",
         "mpi_dask",

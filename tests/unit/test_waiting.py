@@ -89,3 +89,22 @@ def test_a_wait_can_be_ended():
     assert not _waiting.wait(request, None, itertools.repeat(0), unless=lambda: next(looks) == 3)
     assert next(request.tests) == 4
     assert _waiting.wait(request, None, itertools.repeat(0), unless=lambda: False)
+
+
+def test_changes_wake_all_that_wait():
+    changes, found = _waiting.Changes(), []
+
+    async def wait_for(number):
+        await changes.until(lambda: len(found) >= number)
+        return number
+
+    async def test():
+        waiting = [asyncio.create_task(wait_for(number)) for number in (0, 1, 2)]
+        for number in range(3):
+            done, _ = await asyncio.wait(waiting, timeout=0.05)
+            assert {task.result() for task in done} == set(range(number + 1))
+            found.append(number)
+            changes.notify()
+        return await asyncio.gather(*waiting)
+
+    assert asyncio.run(test()) == [0, 1, 2]

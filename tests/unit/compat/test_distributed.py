@@ -8,9 +8,11 @@ import inspect
 import os
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import dask
 import distributed
+import psutil
 import pytest
 from distributed import (
     Client,
@@ -248,3 +250,49 @@ def test_cpu_quota():
 
     assert len(system._try_extract_cgroup_cpu_quota()) == 2
     assert compat.cpu_quota() is None or compat.cpu_quota() >= 1
+
+
+# -- Memory that processes share. ----------------------------------------------------------
+
+
+def test_adjust_process_memory():
+    """By which a worker spills and pauses, and what it reports."""
+
+    async def test():
+        async with cluster(memory_limit="1 GiB") as (_, worker, _):
+            compat.adjust_process_memory(worker, lambda nbytes: nbytes + 2**40)
+            await until(lambda: worker.status == Status.paused)
+            assert worker.monitor.update()["memory"] > 2**40
+
+    run(test)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_count_shared_memory_once(monkeypatch, shared):
+    """A nanny terminates its child by this callback, of this name."""
+    terminated = []
+
+    async def test():
+        async with cluster(Nanny, memory_limit="1 GiB") as (_, nanny, _):
+            manager = nanny.memory_manager
+            monkeypatch.setattr(manager, "memory_monitor", terminated.append)
+            compat.count_shared_memory_once(nanny)
+            uses = psutil.Process(nanny.pid).memory_info().rss
+            manager.memory_limit = uses // 4 if not shared else uses // 2
+            monkeypatch.setattr(psutil.Process, "memory_full_info", full_info)
+            nanny.periodic_callbacks["memory_monitor"].callback()
+
+    def full_info(process):
+        rss = process.memory_info().rss
+        return SimpleNamespace(rss=rss, pss=rss // 3)
+
+    run(test)
+    assert bool(terminated) == (not shared)
+
+
+def test_connections_of():
+    async def test():
+        async with cluster() as (_, worker, client):
+            return await compat.connections_of(client)(worker.address).identity()
+
+    assert "id" in run(test)

@@ -232,7 +232,7 @@ def test_lines_at_an_interval_while_there_is_work(said):
 )
 def test_the_time_left_is_compared_with_the_allocation(monkeypatch, rest, said_of_it):
     monkeypatch.setenv("MPIDASK_JOB_END_TIME", str(round(time.time() + rest)))
-    scheduler = SimpleNamespace(workers={}, tasks={})
+    scheduler = SimpleNamespace(workers={}, tasks={}, plugins={})
     tally = TaskCounts(scheduler)
     progress = Progress(scheduler, tally, 10, Places({}))
     progress._past[0] = (time.monotonic() - 10, 0, 0)
@@ -523,6 +523,7 @@ def test_there_are_bounds_to_what_is_told_of_failures(said):
 
 def test_a_summary_of_nothing():
     scheduler = SimpleNamespace(
+        plugins={},
         workers={},
         tasks={},
         task_prefixes={},
@@ -616,3 +617,10 @@ def test_a_summary_that_cannot_be_written(tmp_path, said):
     run(test)
     assert said()[0].startswith("the summary can't be written: ")
     assert said()[1].startswith("summary: 0 tasks done")
+
+
+def test_broadcast_values_are_part_of_the_memory():
+    scheduler = SimpleNamespace(workers={}, tasks={}, plugins={})
+    assert task_counts.usage(scheduler).broadcast == 0
+    scheduler.plugins["mpidask-broadcast"] = SimpleNamespace(nbytes=2**30)
+    assert task_counts.usage(scheduler).broadcast == 2**30

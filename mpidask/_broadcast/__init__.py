@@ -1,0 +1,23 @@
+"""Large read-only values for all tasks, one copy on each node.
+
+::
+
+    client's rank           scheduler            a worker of each      other workers
+                                                 other node            there
+    -------------           ---------            ----------------      -------------
+    writes the value into
+    a file in memory
+    publish ------------->  orders one copy
+                            for each node -----> find: from whom
+                                                 fetches chunks, and
+                                                 passes them on
+                            <------- have ------ holds a copy
+    handle  <-------------
+                            <---------------------------------------- find, at .value
+                            -------- where on this node -----------> map the file
+    free ---------------->  release -----------> drop it -----------> drop it
+
+The nodes make up a tree: each gets its chunks from another one, and passes them on to two. Files
+have no names, and processes of a node open them by the descriptor of one that has them open. So
+nothing is left of them when these processes end, however that comes.
+"""
