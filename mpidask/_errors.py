@@ -20,7 +20,7 @@ import os
 import socket
 import sys
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import TracebackType
 
 
@@ -213,7 +213,13 @@ def name_this_rank(rank: int) -> str:
 
 
 def name_ranks(ranks: Iterable[int]) -> str:
-    """Name ranks in a message, at most 20 of them."""
+    """Name ranks in a message by their numbers."""
+    listed = list(ranks)
+    return f"rank{'s' if len(listed) != 1 else ''} {list_ranks(listed, str)}"
+
+
+def list_ranks(ranks: Iterable[int], name: Callable[[int], str]) -> str:
+    """Name ranks in a message, each in some way, at most 20 of them."""
     listed = sorted(ranks)
-    shown = ", ".join(map(str, listed[:20])) + (", ..." if len(listed) > 20 else "")
-    return f"rank{'s' if len(listed) != 1 else ''} {shown}"
+    more = f" and {len(listed) - 20} more" if len(listed) > 20 else ""
+    return ", ".join(map(name, listed[:20])) + more

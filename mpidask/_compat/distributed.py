@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,6 +31,17 @@ def forget_client(client: Client) -> None:
     It can't be closed any more, and `Client.current` goes by this status.
     """
     client.status = "closed"
+
+
+@contextlib.contextmanager
+def wrapped_init(cls: type, wrapper: Callable[[Any], Any]) -> Iterator[None]:
+    """Wrap the `__init__` of `Client` or `LocalCluster`: there is no hook for when one is made."""
+    original = cls.__init__  # type: ignore[misc]
+    cls.__init__ = wrapper(original)  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        cls.__init__ = original  # type: ignore[misc]
 
 
 def calling_code(client: Client) -> str:

@@ -8,11 +8,16 @@ import functools
 import inspect
 import logging
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from mpidask._compat.check import check_private_api
-from mpidask._compat.distributed import SCHEDULER_LOST, all_clients, forget_client
+from mpidask._compat.distributed import (
+    SCHEDULER_LOST,
+    all_clients,
+    forget_client,
+    wrapped_init,
+)
 from mpidask._dask import dashboard
 from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._dask.log_level import at_log_level
@@ -222,19 +227,8 @@ def local_scripts_use_the_job() -> Iterator[None]:
     """
     from distributed import Client, LocalCluster
 
-    with _wrapped(Client, _using_the_job), _wrapped(LocalCluster, _with_warning):
+    with wrapped_init(Client, _using_the_job), wrapped_init(LocalCluster, _with_warning):
         yield
-
-
-@contextlib.contextmanager
-def _wrapped(cls: type, wrapper: Callable[[Any], Any]) -> Iterator[None]:
-    # There is no public hook for when these are made.
-    original = cls.__init__  # type: ignore[misc]
-    cls.__init__ = wrapper(original)  # type: ignore[misc]
-    try:
-        yield
-    finally:
-        cls.__init__ = original  # type: ignore[misc]
 
 
 def _using_the_job(original: Any) -> Any:

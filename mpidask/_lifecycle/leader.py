@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from mpidask._dask.client import give_up_reconnecting
+from mpidask._errors import list_ranks
 from mpidask._lifecycle.liveness import LivenessClient
 from mpidask._lifecycle.member import REPORT_GRACE, SELDOM, SELDOM_JOINED, SOON
 from mpidask._lifecycle.messages import (
@@ -24,7 +25,7 @@ from mpidask._lifecycle.messages import (
     WorkerStarted,
 )
 from mpidask._lifecycle.roles import Roles
-from mpidask._lifecycle.startup import Startup, some_of
+from mpidask._lifecycle.startup import Startup
 from mpidask._log import logger
 from mpidask._mpi import job_exit, launcher
 from mpidask._mpi.communicator import TO_LEADER, TO_MEMBER, Communicator
@@ -187,7 +188,7 @@ class Leader:
         busy, timeout = set(range(self._comm.size)), self._options.shutdown_timeout
 
         def unanswered() -> str:
-            return f"no answer from {some_of(busy, self.place)}"
+            return f"no answer from {list_ranks(busy, self.place)}"
 
         with contextlib.suppress(asyncio.TimeoutError):
             async with WaitNotice(lambda waited: f"ending for {waited} s: {unanswered()} yet"):

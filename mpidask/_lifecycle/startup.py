@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mpidask._dask.server_options import has_workers_in_ranks
-from mpidask._errors import StartupError
+from mpidask._errors import StartupError, list_ranks
 from mpidask._lifecycle.messages import (
     ConnectionInfo,
     Failed,
@@ -176,7 +176,7 @@ class Startup:
     def timed_out(self, timeout: float) -> StartupError:
         """Return the error that names the missing ranks."""
         missing = self.missing
-        named = some_of(missing, lambda rank: f"{self.place(rank)} ({self.roles.of(rank)})")
+        named = list_ranks(missing, lambda rank: f"{self.place(rank)} ({self.roles.of(rank)})")
         return StartupError(
             f"the cluster did not start within {timeout:g} s (startup_timeout): "
             f"{self.progress()}; no answer from {named}",
@@ -235,12 +235,6 @@ class Startup:
             _count(sum(worker.nthreads for worker in self.workers.values()), "thread"),
             f"{format_bytes(memory)} memory" if all(limits) else "memory not limited",
         ]
-
-
-def some_of(ranks: Collection[int], name: Callable[[int], str]) -> str:
-    """Name ranks in a message, at most 20 of them."""
-    more = f" and {len(ranks) - 20} more" if len(ranks) > 20 else ""
-    return ", ".join(map(name, sorted(ranks)[:20])) + more
 
 
 def _count(number: int, noun: str) -> str:

@@ -81,6 +81,25 @@ def test_forget_client():
     run(test)
 
 
+def test_wrapped_init():
+    def noted(original):
+        def init(self, *args, **kwargs):
+            made.append(type(self))
+            original(self, *args, **kwargs)
+
+        return init
+
+    async def test():
+        async with Scheduler(host="127.0.0.1", dashboard_address="127.0.0.1:0") as scheduler:
+            with compat.wrapped_init(Client, noted):
+                await (await Client(scheduler.address, asynchronous=True)).close()
+            await (await Client(scheduler.address, asynchronous=True)).close()
+
+    made = []
+    run(test)
+    assert made == [Client]
+
+
 def test_calling_code():
     async def test():
         async with cluster() as (_, _, client):
