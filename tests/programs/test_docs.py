@@ -1,6 +1,6 @@
 """The documentation: its programs run, and its references are complete.
 
-Every block of Python in README.md and docs/*.md is a program, and is run on 4 ranks. One
+Every block of Python in *.md and docs/*.md is a program, and is run on 4 ranks. One
 that can't be, says so and why in a comment before it: ``<!-- not run: ... -->``. A block
 marked ``output`` behind it is what the program prints.
 """
@@ -19,7 +19,7 @@ from mpidask._options import Options
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md"))]
 
 BLOCK = re.compile(
     r"(?P<not_run><!-- not run: [^>]+ -->\n+)?"
