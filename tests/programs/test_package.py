@@ -38,6 +38,7 @@ def built(tmp_path_factory):
     return directory
 
 
+@pytest.mark.any_mpi
 def test_source_has_the_tests_and_what_they_read(built):
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
@@ -51,6 +52,7 @@ def test_source_has_the_tests_and_what_they_read(built):
     assert {"LICENSE", "CITATION.cff", "pyproject.toml", "tox.ini"} <= names
 
 
+@pytest.mark.any_mpi
 def test_wheel_has_the_package_alone(built):
     (path,) = built.glob("*.whl")
     with zipfile.ZipFile(path) as archive:
