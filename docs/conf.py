@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import inspect
 import re
 import sys
@@ -11,6 +10,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from addresses import repository
 
 import mpidask
 
@@ -53,13 +54,6 @@ intersphinx_mapping = {
         "python": "https://docs.python.org/3",
     }.items()
 }
-
-
-def repository() -> str | None:
-    """Give the "Repository" of pyproject.toml's urls, if one is declared there."""
-    urls = importlib.metadata.metadata("mpidask").get_all("Project-URL") or []
-    named = dict(entry.split(", ", 1) for entry in urls)
-    return named.get("Repository")
 
 
 html_theme = "furo"

@@ -12,10 +12,13 @@ import importlib.metadata
 import os
 import platform
 import sys
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import psutil
 
 from mpidask._compat.distributed import cpu_quota
 from mpidask._dask.server_options import memory_limit
@@ -150,6 +153,8 @@ class Facts:
         What the launcher and the batch system report.
     tuning : str
         Environment variables that tune MPI.
+    import_time : float
+        Seconds from the start of the process until Dask and mpidask were imported.
     problem : str, optional
         What is wrong with the options.
     startup_timeout : float
@@ -162,6 +167,7 @@ class Facts:
     software: Mapping[str, str]
     launched: str
     tuning: str
+    import_time: float
     problem: str | None = None
     startup_timeout: float = float("inf")
 
@@ -172,6 +178,7 @@ def facts_of_this_process(
     """Examine this process, without MPI."""
     from distributed.utils import get_ip_interface
 
+    imported = _age()
     problem, timeout = None, float("inf")
     try:
         options = Options.resolve(given, defaults)
@@ -187,11 +194,12 @@ def facts_of_this_process(
         software={
             "versions": _versions(),
             "system": platform.platform(),
-            "python": sys.executable,
+            "python": _interpreter(),
             "options": _options(given),
         },
         launched=_launched(),
         tuning=_tuning(),
+        import_time=imported,
         problem=problem,
         startup_timeout=timeout,
     )
@@ -223,6 +231,29 @@ def _versions() -> str:
         except importlib.metadata.PackageNotFoundError:
             found.append(f"no {name}")
     return ", ".join(found)
+
+
+def _interpreter() -> str:
+    """Name the interpreter, and the file systems that it imports from."""
+    own, base = (file_system(os.path.realpath(path)) for path in (sys.prefix, sys.base_prefix))
+    library = "" if own == base else f"; standard library on {base}"
+    return f"{sys.executable} on {own}{library}"
+
+
+def file_system(path: str) -> str:
+    """Return the type of the file system that an absolute path is on, such as ``"lustre"``."""
+    types = {mount.mountpoint: mount.fstype for mount in psutil.disk_partitions(all=True)}
+    above = (place for place in types if os.path.commonpath([place, path]) == place)
+    return types.get(max(above, key=len, default=""), "an unknown file system")
+
+
+def _age() -> float:
+    """Return the seconds since this process was started."""
+    started = psutil.Process().create_time()
+    if not hasattr(time, "CLOCK_BOOTTIME"):  # macOS
+        return time.time() - started
+    # The time of the boot, which is part of `started`, is known in whole seconds only.
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - (started - psutil.boot_time())
 
 
 def _options(given: Mapping[str, Any]) -> str:
@@ -295,13 +326,15 @@ def _machine(facts: list[Facts]) -> str:
     """Describe one machine, as its ranks see it."""
     cpus = frozenset[int]().union(*(each.node.cpus for each in facts))
     bound = {len(each.node.cpus) for each in facts}
-    per_rank = "-".join(map(str, sorted({min(bound), max(bound)})))
+    per_rank = _span(min(bound), max(bound))
+    imports = [round(each.import_time, 1) for each in facts]
     quota = facts[0].node.cpu_quota
     limited = f" (of which a cgroup lets {quota} be busy)" if quota else ""
     networks = ", ".join(facts[0].networks) or "loopback alone"
     return (
         f"{len(cpus)} CPUs{limited}, {per_rank} for each rank; "
-        f"memory {facts[0].memory / 2**30:.1f} GiB; {networks}"
+        f"memory {facts[0].memory / 2**30:.1f} GiB; {networks}; "
+        f"imports {_span(min(imports), max(imports))} s"
     )
 
 
@@ -334,6 +367,10 @@ def _problems(found: Mapping[int, Facts]) -> Iterable[str]:
         if facts.problem is not None and facts.problem not in seen:
             seen.add(facts.problem)
             yield f"rank {rank} on {facts.node.host}: {facts.problem}"
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low}" if low == high else f"{low}-{high}"
 
 
 def _ranges(ranks: list[int]) -> str:

@@ -51,6 +51,15 @@ def pytest_configure() -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark variants of tests without a launcher: but for what is essential, any MPI will do."""
+    for item in items:
+        variant = getattr(item, "callspec", None)
+        alone = variant is not None and variant.params.get("ranks", ...) is None
+        if alone and not item.get_closest_marker("essential"):
+            item.add_marker("any_mpi")
+
+
 #: Lines that a busy machine adds: how far a long start has come, and Dask's words for a process of
 #: a LocalCluster that takes long to end, for a worker that is gone when its last heartbeat comes,
 #: for results that went with a worker, and for a time-out that nobody waits for any more.

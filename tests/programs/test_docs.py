@@ -1,6 +1,6 @@
 """The documentation: its programs run, and its references are complete.
 
-Every block of Python in README.md and docs/*.md is a program, and is run on 4 ranks. One
+Every block of Python in *.md and docs/*.md is a program, and is run on 4 ranks. One
 that can't be, says so and why in a comment before it: ``<!-- not run: ... -->``. A block
 marked ``output`` behind it is what the program prints.
 """
@@ -19,7 +19,7 @@ from mpidask._options import Options
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md"))]
 
 BLOCK = re.compile(
     r"(?P<not_run><!-- not run: [^>]+ -->\n+)?"
@@ -50,12 +50,14 @@ def test_programs(run, program, output):
         assert result.stdout == output
 
 
+@pytest.mark.any_mpi
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_blocks_of_python_compile(page):
     for match in BLOCK.finditer(page.read_text()):
         compile(match["program"], page.name, "exec")
 
 
+@pytest.mark.any_mpi  # without a launcher
 def test_examples_of_the_reference(run):
     result = run(
         """
@@ -90,6 +92,7 @@ def test_the_reference_has_all_public_names():
     assert sorted(names) == sorted(mpidask.__all__)
 
 
+@pytest.mark.any_mpi
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):

@@ -201,7 +201,9 @@ def test_notebook_attaches_and_leaves(run, launch):
 STAND_INS = {
     "module": "exit",
     "mpirun": 'shift 2; exec "$MPIRUN" -n 4 "$@"',
-    "srun": 'shift; exec "$MPIRUN" -n 4 timeout --foreground --preserve-status 230 "$@"',
+    "srun": '[ "$2" = --ntasks-per-node=1 ] && { shift 2; exec "$@"; }; '
+    'shift; exec "$MPIRUN" -n 4 timeout --foreground --preserve-status 230 "$@"',
+    "sbcast": 'cp "$1" "$2"',
     "scontrol": 'echo "scontrol $*" >> requeued',
     "qsub": 'echo "qsub $*" >> requeued',
 }
@@ -224,6 +226,7 @@ def batch(launch, mpirun, tmp_path):
         "MPIRUN": mpirun,
         "PBS_O_WORKDIR": str(tmp_path),
         "SLURM_JOB_ID": "77",
+        "SLURM_NNODES": "1",
         "DASK_MPIDASK__SUMMARY": "job.json",
     }
     return lambda script: launch(["bash", str(EXAMPLES / "batch" / script)], None, 240, environ)
@@ -277,6 +280,21 @@ def test_batch_scripts_ask_for_mail_as_the_page_says(system):
     script = (EXAMPLES / "batch" / f"checkpoint_{system}.sh").read_text()
     # They read flags up to the first command.
     assert flag in script[: script.index("\nmodule load")].splitlines()
+
+
+def test_batch_script_unpacks_the_environment(batch, launcher_directory, tmp_path):
+    environment = tmp_path / "envs" / "analysis"
+    python = environment / "bin" / "python"
+    python.write_text(f'#!/bin/sh\necho "$0" >> used\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    subprocess.run(["tar", "-cf", "analysis.tar", "analysis"], cwd=environment.parent, check=True)
+    (tmp_path / "analysis.py").write_text((EXAMPLES / "quickstart.py").read_text())
+    result = batch("slurm_many_nodes.sh").result()
+    assert result.status == 0, result.stderr
+    assert "The sum of the first 100 squares is 328350\n" in result.stdout
+    unpacked = f"{launcher_directory}/analysis-77/analysis/bin/python"
+    assert (tmp_path / "used").read_text().splitlines() == [unpacked] * 4
+    assert "analysis-77" not in os.listdir(launcher_directory)
 
 
 @pytest.mark.parametrize("script", sorted((EXAMPLES / "batch").glob("*.sh")), ids=lambda p: p.name)

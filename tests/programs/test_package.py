@@ -38,18 +38,21 @@ def built(tmp_path_factory):
     return directory
 
 
+@pytest.mark.any_mpi
 def test_source_has_the_tests_and_what_they_read(built):
     (path,) = built.glob("*.tar.gz")
     with tarfile.open(path) as archive:
         names = {name.split("/", 1)[1] for name in archive.getnames()}
-    folders = ("mpidask", "tests", "examples", "docs", ".ci")
+    folders = ("mpidask", "tests", "examples", "docs", "recipe", ".ci", ".github")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
     generated = {"__pycache__", "_build"}
     wanted = {path.relative_to(ROOT) for path in files if not generated & {*path.parts}}
     assert {str(path) for path in wanted} <= names
-    assert {"README.md", "CHANGELOG.md", "LICENSE", "pyproject.toml", "tox.ini"} <= names
+    assert {path.name for path in ROOT.glob("*.md")} <= names
+    assert {"LICENSE", "CITATION.cff", "pyproject.toml", "tox.ini"} <= names
 
 
+@pytest.mark.any_mpi
 def test_wheel_has_the_package_alone(built):
     (path,) = built.glob("*.whl")
     with zipfile.ZipFile(path) as archive:

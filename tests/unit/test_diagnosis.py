@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
 
 import dask
 import pytest
 
-from mpidask._diagnosis import Facts, facts_of_this_process, of_job, of_process
+from mpidask._diagnosis import Facts, facts_of_this_process, file_system, of_job, of_process
 from mpidask._placement.node import Node
 
 
-def facts(host, address, *, cpus=range(8), quota=None, **software):
+def facts(host, address, *, cpus=range(8), quota=None, imports=1.0, **software):
     return Facts(
         node=Node(host, frozenset(cpus), quota, addresses=(address,)),
         memory=16 * 2**30,
@@ -19,6 +23,7 @@ def facts(host, address, *, cpus=range(8), quota=None, **software):
         software={"versions": "dask 1", "python": "/bin/python"} | software,
         launched="PMI_SIZE=4",
         tuning="none",
+        import_time=imports,
     )
 
 
@@ -34,7 +39,8 @@ def test_nodes_are_listed_with_their_ranks():
     assert lines[:2] == ["MPI          MPICH 5.0.2", "ranks        4 on 2 nodes"]
     of_a, of_b = lines[2:4]
     assert of_a == (
-        "a            ranks 0-1, 3; 8 CPUs, 8 for each rank; memory 16.0 GiB; ib0 10.0.0.1/24"
+        "a            ranks 0-1, 3; 8 CPUs, 8 for each rank; memory 16.0 GiB; ib0 10.0.0.1/24; "
+        "imports 1.0 s"
     )
     assert of_b.startswith("b            ranks 2; ")
     assert lines[4] == "scheduler    listens on 10.0.0.1, unless interface or host are given"
@@ -57,6 +63,13 @@ def test_other_software_is_told_once_a_node():
     assert [line for line in lines if "differs" in line] == ["differs      rank 2: versions dask 0"]
 
 
+def test_the_time_that_imports_took_is_shown_for_each_node():
+    slow = [facts("b", "10.0.0.2/24", imports=seconds) for seconds in (2.04, 31.27)]
+    of_a, of_b = report(A, *slow)[2:4]
+    assert of_a.endswith("; imports 1.0 s")
+    assert of_b.endswith("; imports 2.0-31.3 s")
+
+
 def test_nodes_without_a_common_network():
     stranger = facts("b", "192.168.1.1/24")
     assert any("better give interface or host" in line for line in report(A, stranger))
@@ -72,6 +85,37 @@ def test_this_process():
     assert f"dask {dask.__version__}" in lines[0]
     assert "options      interface=lo; in Dask's configuration: {'nthreads': 3}" in lines
     assert sum(own.node.host in line for line in lines if line.startswith("this node")) == 1
+
+
+def test_the_file_systems_of_the_environment_are_named(monkeypatch):
+    mounts = {"/": "ext4", "/home": "nfs4", "/home/ana/scratch": "lustre", "/apps": "gpfs"}
+    partitions = [SimpleNamespace(mountpoint=place, fstype=kind) for place, kind in mounts.items()]
+    monkeypatch.setattr("psutil.disk_partitions", lambda all: partitions)
+    monkeypatch.setattr("sys.executable", "/home/ana/env/bin/python")
+    monkeypatch.setattr("sys.prefix", "/home/ana/env")
+    monkeypatch.setattr("sys.base_prefix", "/apps/python")
+    python = facts_of_this_process({}).software["python"]
+    assert python == "/home/ana/env/bin/python on nfs4; standard library on gpfs"
+    assert file_system("/home/ana/scratch/env") == "lustre"
+    assert file_system("/home/ana/scratches") == "nfs4"
+    monkeypatch.setattr("sys.base_prefix", "/home/python")
+    assert facts_of_this_process({}).software["python"] == "/home/ana/env/bin/python on nfs4"
+
+
+def test_the_time_that_imports_took():
+    program = """
+import time
+start = time.monotonic()
+from mpidask._diagnosis import facts_of_this_process
+took = facts_of_this_process({}).import_time
+print(took, time.monotonic() - start)
+"""
+    start = time.monotonic()
+    output = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, check=True)
+    outside = time.monotonic() - start
+    took, inside = map(float, output.stdout.split())
+    assert 0 < took < outside
+    assert abs(took - inside) < outside - inside + 0.02  # the clock of the start ticks slowly
 
 
 @pytest.mark.parametrize("given", [{"nthreads": 0}, {"interface": "ib0", "host": "node1"}])
