@@ -44,7 +44,7 @@ def _entry(field: dataclasses.Field[Any]) -> str:
         f"```{{confval}} {field.name}\n"
         f"*{data['kind'].words}; default:* `{data['default']!r}`\n\n"
         f"{data['help'][0].upper()}{data['help'][1:]}.\n\n"
-        f"*Taken by* {', '.join([*_functions(field.name), *_flags(field.name)])}\n"
+        f"*Taken by* {', '.join([*_functions(field.name), *_flag(field.name)])}\n"
         "```\n"
     )
 
@@ -59,14 +59,16 @@ def _functions(option: str) -> list[str]:
     return [f"{{py:func}}`~mpidask.{name}`" for name in names]
 
 
-def _flags(option: str) -> list[str]:
-    """Name the commands that take an option, with its flag."""
-    return [
-        f"`{name} {param.opts[0]}`"
-        for name, command in COMMANDS.items()
-        for param in command.params
+def _flag(option: str) -> list[str]:
+    """Name the flag of an option, and the command that has it if it is one alone."""
+    flags = {
+        command: param.opts[0]
+        for command, main in COMMANDS.items()
+        for param in main.params
         if param.name == option
-    ]
+    }
+    one = f" of `{next(iter(flags))}`" if len(flags) == 1 else ""
+    return [f"`{next(iter(flags.values()))}`{one}"] if flags else []
 
 
 def options_table() -> str:

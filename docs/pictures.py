@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
@@ -75,9 +77,6 @@ def browser(width: int, height: int) -> Iterator[webdriver.Chrome]:
 #: What plots look like in each mode: a picture's name ends with the key.
 MODES = {"": {}, "-dark": {"MATPLOTLIBRC": str(DOCS / "dark.matplotlibrc")}}
 
-#: Turns colours dark, and leaves hues as they are.
-DARK = "document.documentElement.style.filter = 'invert(0.9) hue-rotate(180deg)';"
-
 
 def start(
     directory: Path, program: Path | str, *args: str, **environment: str
@@ -103,7 +102,7 @@ def wait(job: subprocess.Popen[str]) -> None:
 
 
 def shoot(chrome: webdriver.Chrome, name: str, **rows: int) -> None:
-    """Take pictures, light and dark, as soon as the columns named have so many rows."""
+    """Take a picture, and make a dark one, as soon as the columns named have so many rows."""
     for column, wanted in rows.items():
         WebDriverWait(chrome, LIMIT).until(
             lambda page, column=column, wanted=wanted: page.execute_script(ROWS, column) >= wanted
@@ -112,8 +111,14 @@ def shoot(chrome: webdriver.Chrome, name: str, **rows: int) -> None:
     drawn = "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
     chrome.execute_async_script(drawn)
     chrome.save_screenshot(str(IMAGES / f"{name}.png"))
-    chrome.execute_script(DARK)
-    chrome.save_screenshot(str(IMAGES / f"{name}-dark.png"))
+    darken(IMAGES / f"{name}.png", IMAGES / f"{name}-dark.png")
+
+
+def darken(light: Path, dark: Path) -> None:
+    """Turn light colours into dark ones of the same hue, and white into the grey of dark pages."""
+    pixels = np.asarray(Image.open(light).convert("RGB")).astype(float)
+    turned = 255 + pixels - pixels.max(axis=2, keepdims=True) - pixels.min(axis=2, keepdims=True)
+    Image.fromarray((20 + 0.9 * turned).astype("uint8")).save(dark, optimize=True)
 
 
 def plots(directory: Path, mode: str) -> None:
