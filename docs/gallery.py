@@ -70,7 +70,7 @@ def read_example(file: str) -> Example:
         title,
         f"{subtitle[0].upper()}{subtitle[1:]}",
         re.sub("^    ", "", "\n".join(commands), flags=re.MULTILINE),
-        "\n\n".join(about).replace("``", "`"),
+        re.sub(r"(?<!`)\b[\w.]+\(\)", r"`\g<0>`", "\n\n".join(about).replace("``", "`")),
         _section(file),
         (docstring.end_lineno or 0) + 1,
         _other_files(file),

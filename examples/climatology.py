@@ -13,7 +13,7 @@ which are small, come back to main().
 
 from mpidask import mpi_dask_main
 
-#: Longitudes of the central Pacific, in degrees east. The data end 5 degrees from the equator.
+# Longitudes of the central Pacific, in degrees east. The data end 5 degrees from the equator.
 PACIFIC = slice(190, 240)
 
 
@@ -30,6 +30,7 @@ def plot(usual, index, path):
     matplotlib.use("Agg")  # compute nodes have no display
     from matplotlib import pyplot
 
+    pyplot.rcParams["date.converter"] = "concise"
     figure, (left, right) = pyplot.subplots(ncols=2, figsize=(11, 4), layout="constrained")
     image = left.pcolormesh(usual.longitude, usual.month, usual, cmap="inferno")
     left.set(title="What is usual", xlabel="degrees east", ylabel="month")
