@@ -45,9 +45,9 @@ def check_library(library, compiler):
     """Refuse a library for another MPI, to which a communicator of ours means nothing."""
     version = ctypes.create_string_buffer(MPI.MAX_LIBRARY_VERSION_STRING)
     ctypes.CDLL(library).mpi_library(version)
-    theirs, ours = version.value.decode(), MPI.Get_library_version()
-    if theirs.split("\n")[0] != ours.split("\n")[0]:
-        sys.exit(f"{compiler} builds for another MPI than mpi4py uses, {theirs} and {ours}")
+    theirs, ours = version.value.decode(), MPI.Get_library_version().rstrip("\0")
+    if theirs != ours:
+        sys.exit(f"{compiler} builds for another MPI than mpi4py uses:\n{theirs}\n{ours}")
 
 
 def speed(comm, library, growth, diffusion):
