@@ -20,11 +20,15 @@ author = copyright = "the mpidask developers"
 version = release = mpidask.__version__
 
 extensions = [
+    "appearance",
+    "command_page",
+    "gallery",
     "myst_parser",
     "numpydoc",
     "options_page",
     "sphinx.ext.autodoc",
     "sphinx.ext.intersphinx",
+    "sphinx.ext.viewcode",
     "sphinx_click",
     "sphinx_copybutton",
     "sphinx_design",
@@ -39,6 +43,16 @@ smartquotes = False  # what stands in quotes is often to be typed
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 numpydoc_show_class_members = False
+numpydoc_xref_param_type = True
+numpydoc_xref_aliases = {
+    "bool": "python:bool",
+    "callable": "collections.abc.Callable",
+    "context manager": "contextlib.AbstractContextManager",
+    "iterable": "collections.abc.Iterable",
+    "path": "os.PathLike",
+    "sequence": "collections.abc.Sequence",
+}
+numpydoc_xref_ignore = {"of", "optional", "or"}
 autosummary_generate = False
 autodoc_typehints = "none"
 copybutton_selector = "div.highlight:not(.highlight-output *) > pre"
@@ -60,6 +74,8 @@ html_theme = "furo"
 html_title = f"mpidask {release}"
 html_static_path = ["static"]
 html_css_files = ["mpidask.css"]
+html_logo = "static/logo.svg"
+html_favicon = "static/favicon.svg"
 html_theme_options: dict[str, Any] = {"navigation_with_keys": True}
 if url := repository():
     html_theme_options |= {
@@ -122,35 +138,19 @@ def _leave_out_options(
     lines[:] = text.replace("``options.html#nthreads``", ":doc:`options`").split("\n")
 
 
-#: Flags, calls and addresses.
-CODE = re.compile(r"--[\w-]+|[\w.]+\(\S*\)|\w+://\S+")
-
-
-def _with_code(text: str) -> str:
-    return CODE.sub(r"``\g<0>``", text)
-
-
-def _as_text(app: Any, context: Any, lines: list[str]) -> None:
-    """Show a command's help as it was meant, with what is code as code."""
-    lines[:] = [
-        f"``{line.lstrip('| ')}``" if line.startswith("|") else _with_code(line) for line in lines
-    ]
-
-
-def _say_what_arguments_are(app: Any, context: Any, lines: list[str]) -> None:
-    meanings = {
-        param.human_readable_name: getattr(param, "text", "") for param in context.command.params
-    }
-    for number, line in enumerate(lines):
-        name = line.removeprefix(".. option:: ")
-        if name in meanings:
-            lines[number + 2] = f"    {_with_code(meanings[name])}"
+def _module_of_class(app: Any, module: str, attribute: str) -> str | None:
+    """Find the source of a class, whose ``__module__`` is that from which users import it."""
+    definition = re.compile(rf"^class {attribute.partition('.')[0]}\b", re.MULTILINE)
+    for name, loaded in sys.modules.items():
+        file = loaded.__file__ if name.startswith("mpidask.") else None
+        if file and definition.search(Path(file).read_text()):
+            return name
+    return None
 
 
 def setup(app: Any) -> None:
-    """Connect what mends the pages of benchmarks, functions and commands."""
+    """Connect what mends the pages of benchmarks and functions."""
     app.connect("source-read", _fill_in_benchmarks)
+    app.connect("viewcode-follow-imported", _module_of_class)
     app.connect("autodoc-process-signature", _own_signature, priority=400)
     app.connect("autodoc-process-docstring", _leave_out_options, priority=400)  # before numpydoc
-    app.connect("sphinx-click-process-description", _as_text)
-    app.connect("sphinx-click-process-arguments", _say_what_arguments_are)

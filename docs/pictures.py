@@ -18,12 +18,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
 ROOT = Path(__file__).parent.parent
-IMAGES = Path(__file__).parent / "images"
+DOCS = ROOT / "docs"
+IMAGES = DOCS / "images"
 RANKS = 6
 
 #: Seconds that anything may take here.
@@ -71,10 +74,16 @@ def browser(width: int, height: int) -> Iterator[webdriver.Chrome]:
             chrome.quit()
 
 
-def start(directory: Path, example: str, *args: str, **environment: str) -> subprocess.Popen[str]:
-    """Start an example under mpirun."""
+#: What plots look like in each mode: a picture's name ends with the key.
+MODES = {"": {}, "-dark": {"MATPLOTLIBRC": str(DOCS / "dark.matplotlibrc")}}
+
+
+def start(
+    directory: Path, program: Path | str, *args: str, **environment: str
+) -> subprocess.Popen[str]:
+    """Start a program under mpirun, an example by its name."""
     mpirun = str(Path(sys.executable).with_name("mpirun"))
-    command = [mpirun, "-n", str(RANKS), sys.executable, str(ROOT / "examples" / example)]
+    command = [mpirun, "-n", str(RANKS), sys.executable, str(ROOT / "examples" / program)]
     return subprocess.Popen(
         [*command, *args],
         cwd=directory,
@@ -93,7 +102,7 @@ def wait(job: subprocess.Popen[str]) -> None:
 
 
 def shoot(chrome: webdriver.Chrome, name: str, **rows: int) -> None:
-    """Take a picture as soon as the columns named have so many rows."""
+    """Take a picture, and make a dark one, as soon as the columns named have so many rows."""
     for column, wanted in rows.items():
         WebDriverWait(chrome, LIMIT).until(
             lambda page, column=column, wanted=wanted: page.execute_script(ROWS, column) >= wanted
@@ -101,7 +110,34 @@ def shoot(chrome: webdriver.Chrome, name: str, **rows: int) -> None:
     chrome.execute_script(PLAIN_TIMES)
     drawn = "requestAnimationFrame(() => requestAnimationFrame(arguments[0]))"
     chrome.execute_async_script(drawn)
-    chrome.save_screenshot(str(IMAGES / name))
+    chrome.save_screenshot(str(IMAGES / f"{name}.png"))
+    darken(IMAGES / f"{name}.png", IMAGES / f"{name}-dark.png")
+
+
+def darken(light: Path, dark: Path) -> None:
+    """Turn light colours into dark ones of the same hue, and white into the grey of dark pages."""
+    pixels = np.asarray(Image.open(light).convert("RGB")).astype(float)
+    turned = 255 + pixels - pixels.max(axis=2, keepdims=True) - pixels.min(axis=2, keepdims=True)
+    Image.fromarray((20 + 0.9 * turned).astype("uint8")).save(dark, optimize=True)
+
+
+def plots(directory: Path, mode: str) -> None:
+    """Let the examples, and the program of the tutorial, draw their plots."""
+    for example in ("flights", "heat", "climatology"):
+        path = IMAGES / f"{example}{mode}.png"
+        wait(start(directory, f"{example}.py", "--plot", str(path), **MODES[mode]))
+    program = directory / "analysis.py"
+    program.write_text(last_program(DOCS / "tutorial.md", "errors"))
+    wait(start(directory, program, **MODES[mode]))
+    shutil.copy(directory / "delays.png", IMAGES / f"tutorial{mode}.png")
+
+
+def last_program(page: Path, word: str) -> str:
+    """Find the last listing of a page with some word."""
+    listings = re.findall(
+        r"^```[^\n]*python\n(?::[^\n]*\n)*(.*?)^```$", page.read_text(), re.DOTALL | re.M
+    )
+    return next(listing for listing in reversed(listings) if word in listing)
 
 
 def performance_report(directory: Path) -> None:
@@ -117,7 +153,7 @@ def performance_report(directory: Path) -> None:
         chrome.get((directory / "report.html").as_uri())
         tab = WebDriverWait(chrome, LIMIT).until(find_tab("Task Stream"))
         tab.click()
-        shoot(chrome, "performance-report.png", duration=1)
+        shoot(chrome, "performance-report", duration=1)
 
 
 def find_tab(title: str) -> Any:
@@ -140,7 +176,7 @@ def dashboard(directory: Path) -> None:
             link = re.search(r"dashboard ([^\s,]+)", job.stderr.readline())
             assert link
             WebDriverWait(chrome, LIMIT).until(lambda page: opened(page, link[1]))
-            shoot(chrome, "dashboard.png", all=1, duration=16)
+            shoot(chrome, "dashboard", all=1, duration=16)
         finally:
             job.terminate()
             job.communicate(timeout=LIMIT)
@@ -156,8 +192,8 @@ def main() -> None:
     """Make all pictures."""
     IMAGES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as directory:
-        wait(start(Path(directory), "flights.py", "--plot", str(IMAGES / "delays.png")))
-        wait(start(Path(directory), "heat.py", "--plot", str(IMAGES / "heat.png")))
+        for mode in MODES:
+            plots(Path(directory), mode)
         performance_report(Path(directory))
         dashboard(Path(directory))
 

@@ -1,4 +1,4 @@
-"""The leading singular values of a matrix that no rank holds as a whole.
+"""Singular values: the leading ones of a matrix that no rank holds as a whole.
 
     pip install "dask[array]"
     mpirun -n 8 python examples/array_svd.py

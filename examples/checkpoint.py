@@ -1,4 +1,4 @@
-"""A job that is longer than its wall time: it saves what there is, and goes on in the next.
+"""Longer than the wall time: a job saves what there is, and goes on in the next.
 
 Run it again and again until it says that all is done; the batch scripts
 batch/checkpoint_*.sh do so by themselves.

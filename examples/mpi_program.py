@@ -1,4 +1,4 @@
-"""An MPI program with one irregular stage, which Dask balances.
+"""One stage of an MPI program: it is irregular, and Dask balances it.
 
     mpirun -n 8 python examples/mpi_program.py
     python examples/mpi_program.py

@@ -1,4 +1,4 @@
-"""An MPI program hands its field to Dask, and takes the result back, without a copy.
+"""Arrays to Dask and back: an MPI program hands over its field, without a copy.
 
     pip install "dask[array]"
     mpirun -n 8 python examples/shared_field.py
