@@ -127,7 +127,9 @@ def _run_as_python_would(execute: Callable[[str], object], what: str) -> None:
     """Run the program; a traceback does not show mpidask's frames."""
     try:
         execute(what)
-    except Exception as error:
+    except (SystemExit, KeyboardInterrupt):
+        raise
+    except BaseException as error:
         error = error.with_traceback(_beyond_us(error.__traceback__))
         sys.excepthook(type(error), error, error.__traceback__)
         raise SystemExit(1) from None
@@ -156,7 +158,8 @@ class _ProgramCommand(RankedCommand):
             if word in taking_values:
                 end, _ = next(words, (end, ""))
             if word.startswith(("-m", "-c")):
-                return super().parse_args(ctx, [*args[:end], "--", *args[end:]])
+                own, others = args[:end], args[end:]
+                return super().parse_args(ctx, [*own, "--", *others] if others else own)
             if word == "--" or not word.startswith("-"):
                 break
         return super().parse_args(ctx, args)

@@ -67,15 +67,18 @@ class ServedExit(SystemExit):
 
     The job's status is that of the rank that runs the program, which may catch what `main` has
     raised after the other ranks have left. Launchers report any status that is not 0, so the other
-    ranks must have none. Python's own exit reads `code` last, from no frame.
+    ranks must have none. Python's own exit reads `code` last, from no frame; ``python -m mpi4py``
+    reads it before, and aborts the job unless it is 0.
 
     After a signal all ranks exit with its status (see `outlast_other_ranks`).
     """
 
     def __getattribute__(self, name: str) -> Any:
         value = super().__getattribute__(name)
-        if name == "code" and value not in SIGNALLED and sys._getframe().f_back is None:
-            return 0
+        if name == "code" and value not in SIGNALLED:
+            reader = sys._getframe().f_back
+            if reader is None or reader.f_code.co_name == "set_abort_status":  # of mpi4py.run
+                return 0
         return value
 
 

@@ -227,6 +227,7 @@ def test_unmodified_script(launch, tmp_path, ranks):
         ("sys.exit(3)", 3, ""),
         ("sys.exit('text')", 1, "text"),
         ("1 / 0", 1, "ZeroDivisionError: division by zero"),
+        ("raise BaseException('rare')", 1, "BaseException: rare"),
         ("client.shutdown()", 0, ""),
     ],
 )
@@ -237,7 +238,7 @@ def test_how_an_unmodified_script_ends(launch, tmp_path, end, status, text):
     assert result.status == status, result.stderr
     assert result.stdout.endswith("shifted 2\n")
     assert text in result.stderr
-    assert result.stderr.count("Traceback") == (end == "1 / 0")
+    assert result.stderr.count("Traceback") == (end in ("1 / 0", "raise BaseException('rare')"))
     assert "mpidask/" not in result.stderr  # no frame of ours
 
 
@@ -256,7 +257,7 @@ def test_module_and_code(launch, tmp_path):
     assert (result.status, result.stdout) == (0, "2\n"), result.stderr
 
 
-@pytest.mark.parametrize("arguments", [[], ["nonesuch.py"], ["--nonesuch", "x.py"]])
+@pytest.mark.parametrize("arguments", [[], ["-m"], ["-c"], ["nonesuch.py"], ["--nonesuch", "x.py"]])
 def test_wrong_usage_for_scripts(launch, arguments):
     result = launch([*SCRIPT, *arguments], 3, limit=40).result()
     assert result.status == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import textwrap
 
 import pytest
 
@@ -451,6 +452,25 @@ def test_the_status_is_that_of_a_program_that_catches_the_error(run, status):
     assert result.status == status, result.stderr
     assert sorted(result.stdout.splitlines()) == ["caught", "served 1", "served 1"]
     assert "Traceback" not in result.stderr
+
+
+def test_the_status_is_that_of_the_program_under_mpi4py_too(launch, tmp_path):
+    program = """
+        from mpidask import mpi_dask_main
+
+        @mpi_dask_main
+        def main(client):
+            raise LookupError("mine")
+
+        try:
+            main()
+        except LookupError:
+            print("caught")
+        """
+    (tmp_path / "program.py").write_text(textwrap.dedent(program))
+    result = launch([sys.executable, "-m", "mpi4py", "program.py"], 3).result()
+    assert (result.status, result.stdout) == (0, "caught\n"), result.stderr
+    assert len(result.messages) == 1
 
 
 @pytest.mark.parametrize("failing", ["client.submit", "rank == 2 and 1 / 0"])
