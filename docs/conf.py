@@ -96,6 +96,7 @@ MEASURES = {
     "workloads": "workloads",
     "larger-than-memory": "more data than memory",
     "gangs": "MPI functions",
+    "broadcast": "large data for all tasks",
 }
 
 

