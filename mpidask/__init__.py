@@ -23,6 +23,7 @@ from mpidask._errors import (
     StartupError,
 )
 from mpidask._gang.distributed_array import DistributedArray
+from mpidask._gang.hdf5 import to_hdf5
 from mpidask._gang.submit import PerRank, submit_mpi
 
 __all__ = [
@@ -42,6 +43,7 @@ __all__ = [
     "mpi_dask",
     "mpi_dask_main",
     "submit_mpi",
+    "to_hdf5",
 ]
 
 #: Another name of `DistributedArray`.

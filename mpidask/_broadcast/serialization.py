@@ -6,8 +6,10 @@ at last how many sizes there are.
 
 from __future__ import annotations
 
+import io
 import pickle
 import struct
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,10 +27,8 @@ class Pickled:
     """
 
     def __init__(self, value: Any) -> None:
-        from distributed.protocol.pickle import dumps
-
         self._parts: list[Any] = []
-        pickled = dumps(value, buffer_callback=lambda buffer: self._parts.append(buffer.raw()))
+        pickled = _dumps(value, lambda buffer: self._parts.append(buffer.raw()))
         self._parts.append(pickled)
         sizes = [memoryview(part).nbytes for part in self._parts]
         self._offsets = list(_offsets(sizes))
@@ -39,6 +39,27 @@ class Pickled:
         """Call `write` with offset and bytes of each part."""
         for offset, part in zip(self._offsets, self._parts, strict=True):
             write(offset, part)
+
+
+def _dumps(value: Any, buffer_callback: Callable[[pickle.PickleBuffer], object]) -> bytes:
+    from cloudpickle import Pickler
+
+    class TimesOutOfBand(Pickler):  # type: ignore[misc]
+        """NumPy gives out no buffers of times, of which tables may have many."""
+
+        def reducer_override(self, value: Any) -> Any:
+            numpy = sys.modules.get("numpy")
+            if numpy and type(value) is numpy.ndarray and value.dtype.kind in "mM":
+                return _times, (value.view("i8"), value.dtype)
+            return super().reducer_override(value)
+
+    file = io.BytesIO()
+    TimesOutOfBand(file, protocol=5, buffer_callback=buffer_callback).dump(value)
+    return file.getvalue()
+
+
+def _times(numbers: Any, dtype: Any) -> Any:
+    return numbers.view(dtype)
 
 
 def load(memory: memoryview) -> Any:

@@ -109,16 +109,24 @@ class AtomicFile:
     def _open(self, path: str, flags: int) -> int:
         return os.open(path, flags, 0o600 if self._private else 0o666)
 
+    def new_draft(self) -> str:
+        """Return a name beside the target, of a file to write and then `accept`."""
+        directory, name = os.path.split(self._target)
+        return os.path.join(directory, f".{uuid.uuid4().hex[:8]}-{name}")
+
+    def accept(self, draft: str) -> None:
+        """Put a draft in the place of the target; raise OSError if that can't or must not be."""
+        self.check()  # writing may have taken long
+        os.replace(draft, self._target)
+
     @contextlib.contextmanager
     def _draft(self) -> Iterator[str]:
         """Yield the name of a file to write, which then replaces the target if it exists."""
-        directory, name = os.path.split(self._target)
-        draft = os.path.join(directory, f".{uuid.uuid4().hex[:8]}-{name}")
+        draft = self.new_draft()
         try:
             yield draft
             if os.path.exists(draft):
-                self.check()  # writing may have taken long
-                os.replace(draft, self._target)
+                self.accept(draft)
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(draft)

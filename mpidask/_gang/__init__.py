@@ -20,5 +20,6 @@ return; the plugin only decides when they start, and sees that all end if one fa
 changes task states by `_compat.task_states`; `schedule` has its rules, `protocol` the names that
 all three sides use.
 
-On top of it, a `distributed_array` hands the arrays of ranks (`local_array`) to Dask and back.
+On top of it, a `distributed_array` hands the arrays of ranks (`local_array`) to Dask and back, and
+`hdf5` lets gangs write Dask arrays into a file (`hdf5_file`).
 """

@@ -12,7 +12,7 @@ from mpidask._errors import MPIDaskError
 from mpidask._gang import local_array, rank
 from mpidask._gang.local_array import LocalArray, Part
 from mpidask._gang.protocol import ranks_of
-from mpidask._gang.submit import PerRank, submit_mpi
+from mpidask._gang.submit import PerRank, submit_mpi, wait_for
 from mpidask._mpi import job_exit
 from mpidask._mpi.collectives import allgather
 from mpidask._mpi.initialize import communicator
@@ -187,7 +187,7 @@ class DistributedArray:
             return [await client.scatter(self._local.array, hash=False)]
         versions = PerRank(part.version for part in parts)
         futures = _submit(client, "to-dask", parts, _get, self._name, versions)
-        await _wait(client, futures)
+        await wait_for(client, futures)
         return futures
 
     async def _from_dask(self, client: Client, collection: Any) -> None:
@@ -204,7 +204,7 @@ class DistributedArray:
         else:
             each = PerRank(declared), PerRank(blocks)
             futures = _submit(client, "from-dask", parts, _replace, self._name, *each)
-            await _wait(client, futures)
+            await wait_for(client, futures)
         self._parts = parts
 
     async def _find_parts(self, client: Client) -> list[Part]:
@@ -339,16 +339,5 @@ async def _computed_blocks(client: Client, collection: Any) -> list[Future[Any]]
     persisted = client.persist(collection)
     futures = {future.key: future for future in futures_of(persisted)}
     blocks = [futures[key] for key in flatten(persisted.__dask_keys__())]
-    await _wait(client, blocks)
+    await wait_for(client, blocks)
     return blocks
-
-
-async def _wait(client: Client, futures: Sequence[Future[Any]]) -> None:
-    """Wait for tasks, and raise the error of the first that failed."""
-    from distributed import wait
-
-    with client.as_current():
-        await wait(futures)
-    for future in futures:
-        if future.status != "finished":
-            await future

@@ -85,11 +85,22 @@ def ranks_of(client: Client) -> WorkerRanks:
     MPIDaskError
         If they can't be in gangs; or if they are unknown, and an asynchronous client can't ask.
     """
-    address = getattr(client.scheduler, "address", "")
-    ranks = _own.get(address) or _asked.get(client) or _ask(client)
+    ranks = find_ranks(client)
     if ranks.problem:
         raise MPIDaskError(f"no function can run on the ranks of this cluster: {ranks.problem}")
     return ranks
+
+
+def find_ranks(client: Client) -> WorkerRanks:
+    """Return the ranks of a client's cluster, whether or not they can be in gangs.
+
+    Raises
+    ------
+    MPIDaskError
+        If they are unknown, and an asynchronous client can't ask.
+    """
+    address = getattr(client.scheduler, "address", "")
+    return _own.get(address) or _asked.get(client) or _ask(client)
 
 
 def _ask(client: Client) -> WorkerRanks:

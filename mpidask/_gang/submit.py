@@ -153,6 +153,17 @@ def submit_mpi(
     return _map(client, calls, annotations, key=keys, pure=False, retries=retries)
 
 
+async def wait_for(client: Client, futures: Sequence[Future[Any]]) -> None:
+    """Wait for tasks, and raise the error of the first that failed."""
+    from distributed import wait
+
+    with client.as_current():
+        await wait(futures)
+    for future in futures:
+        if future.status != "finished":
+            await future
+
+
 def _map(
     client: Client, calls: Sequence[list[Any]], annotations: dict[str, Any], **options: Any
 ) -> list[Future[Any]]:

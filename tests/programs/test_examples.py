@@ -21,12 +21,12 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 def output_of(run):
     """Run an example to its good end, and give what it printed."""
 
-    def output_of(name, *args, ranks=4, workers=2):
+    def output_of(name, *args, ranks=4, workers=2, lines=1):
         program = (EXAMPLES / name).read_text()
         # An end in time is the business of other tests: this one is for slow machines too.
         result = run(program, *args, ranks=ranks, limit=240)
         assert result.status == 0, result.stderr
-        assert len(result.said) == 1, result.stderr
+        assert len(result.said) == lines, result.stderr
         assert "Traceback" not in result.stderr
         cluster = "no MPI job" if ranks is None else f"{workers} workers on 1 node"
         assert cluster in result.said[0]
@@ -159,6 +159,38 @@ def test_shared_field(output_of, ranks):
     output = output_of("shared_field.py", ranks=ranks, workers=3)
     assert "singular values: 1275.0 637.0 127.4 0.0\n" in output
     assert output.endswith("3 shapes describe the string at another time: True\n")
+
+
+@pytest.mark.parametrize("ranks", [4, None])
+def test_parameters(output_of, ranks):
+    need("numpy")
+    output = output_of("parameters.py", ranks=ranks)
+    assert output.startswith("rate   0: mean 0.03657, hottest 0.07360\n")
+    assert output.endswith("rate 500: mean 0.00172, hottest 0.00200\n")
+    assert len(output.splitlines()) == 10
+
+
+def lines_of_log(ranks, files):
+    """One for each file, where one process writes it."""
+    import h5py
+
+    return 1 if ranks and h5py.get_config().mpi else 1 + files
+
+
+@pytest.mark.parametrize("ranks", [4, None])
+def test_write_hdf5(output_of, ranks):
+    need("numpy", "h5py")
+    output = output_of("write_hdf5.py", ranks=ranks, lines=lines_of_log(ranks, 2))
+    assert "waves: (2000, 1000), float64, chunks (250, 1000)\n" in output
+    assert output.endswith("the same when it is read again: True\n")
+
+
+@pytest.mark.parametrize("ranks", [4, None])
+def test_write_dataset(output_of, ranks):
+    need("numpy", "h5py", "xarray", "h5netcdf")
+    output = output_of("write_dataset.py", ranks=ranks, lines=lines_of_log(ranks, 1))
+    assert output.startswith("a warm spring {'day': 120, 'latitude': 45, 'longitude': 90} K\n")
+    assert "the same when it is read again: True\n" in output
 
 
 def test_ensemble(output_of):

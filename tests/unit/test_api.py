@@ -50,6 +50,7 @@ def test_public_names():
         "mpi_dask",
         "mpi_dask_main",
         "submit_mpi",
+        "to_hdf5",
     ]
 
 

@@ -66,6 +66,17 @@ def test_tables():
     assert np.shares_memory(found["a"].to_numpy(), np.frombuffer(block, dtype="u1"))
 
 
+@pytest.mark.parametrize("dtype", ["M8[ns]", "m8[s]", ">M8[D]"])
+def test_times_are_in_the_block(dtype):
+    array = np.arange(6).reshape(2, 3).astype(dtype)
+    block = block_of({"array": array, "view": array[:, ::2]})
+    found = load(block)
+    np.testing.assert_array_equal(found["array"], array)
+    np.testing.assert_array_equal(found["view"], array[:, ::2])
+    assert found["array"].dtype == array.dtype
+    assert np.shares_memory(found["array"], np.frombuffer(block, dtype="u1"))
+
+
 def test_functions_of_the_main_program():
     function = eval("lambda x: x + 1", {"__name__": "__main__"})
     assert load(block_of(function))(1) == 2
