@@ -123,7 +123,10 @@ def _connection() -> tuple[Any, copies.Copies]:
     if (found := any_worker()) is not None:
         worker, own = found
         return worker.loop, own
-    client = get_client()
+    try:
+        client = get_client()
+    except ValueError:
+        raise MPIDaskError(copies.FREED) from None
     return client.loop, _copies_of(client)
 
 

@@ -23,7 +23,8 @@ from mpidask._waiting import Changes
 
 #: Bytes of a chunk, and how many of a value are on their way to a process at once.
 _CHUNK, _WINDOW = 2**24, 3
-_FREED = (
+#: What is wrong where nobody has a value.
+FREED = (
     "this Broadcast was freed: by free(), by the end of its cluster, with the last handle of its "
     "client, or with the last process that held a copy"
 )
@@ -177,7 +178,7 @@ class Copies:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
             if task.cancelled():
-                raise MPIDaskError(_FREED) from None
+                raise MPIDaskError(FREED) from None
             raise
 
     async def try_to_obtain(self, name: str, nbytes: int) -> None:
@@ -276,7 +277,7 @@ class Copies:
         while not arrival.is_complete:
             found = await self._tell(FIND, name, failed=failed)
             if found is None:
-                raise MPIDaskError(_FREED)
+                raise MPIDaskError(FREED)
             self.sharers = found["sharers"]
             try:
                 await self._get_from(found, arrival, name, nbytes)

@@ -105,8 +105,8 @@ def count_shared_memory_once(nanny: Nanny) -> None:
 def _uses_more(pid: int, limit: float) -> bool:
     import psutil
 
-    process = psutil.Process(pid)
     try:
+        process = psutil.Process(pid)
         if process.memory_info().rss <= limit:  # which is cheaper to ask for
             return False
         memory = process.memory_full_info()

@@ -45,7 +45,7 @@ def test_source_has_the_tests_and_what_they_read(built):
         names = {name.split("/", 1)[1] for name in archive.getnames()}
     folders = ("mpidask", "tests", "examples", "docs", "recipe", ".ci", ".github")
     files = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()]
-    generated = {"__pycache__", "_build"}
+    generated = {"__pycache__", "_build", "gallery"}
     wanted = {path.relative_to(ROOT) for path in files if not generated & {*path.parts}}
     assert {str(path) for path in wanted} <= names
     assert {path.name for path in ROOT.glob("*.md")} <= names

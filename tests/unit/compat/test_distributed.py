@@ -315,3 +315,7 @@ def test_connections_of():
             return await compat.connections_of(client)(worker.address).identity()
 
     assert "id" in run(test)
+
+
+def test_a_child_that_is_gone_uses_nothing():
+    assert not compat._uses_more(2**22 + 1, 0)
