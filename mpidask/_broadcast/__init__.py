@@ -12,10 +12,12 @@
                                                  fetches chunks, and
                                                  passes them on
                             <------- have ------ holds a copy
-    handle  <-------------
-                            <---------------------------------------- find, at .value
                             -------- where on this node -----------> map the file
+    handle  <-------------  <-------------- mapped -----------------
     free ---------------->  release -----------> drop it -----------> drop it
+
+A process that was not told, such as a client or a worker whose node got no copy, finds one when
+it first asks for the value.
 
 The nodes make up a tree: each gets its chunks from another one, and passes them on to two. Files
 have no names, and processes of a node open them by the descriptor of one that has them open. So

@@ -95,8 +95,9 @@ def broadcast(value: Any, *, client: Client | None = None) -> Any:
 
     The bytes of its arrays go to each node once, into memory that all ranks there share, by MPI
     where the data of the job does. That is what pickle's protocol 5 takes out of band: NumPy
-    arrays, pandas and Arrow tables, what scikit-learn has fitted, and dicts, lists and objects of
-    such. All the rest, such as strings and lists of numbers, each rank has a copy of.
+    arrays, pandas and Arrow tables, most of scikit-learn's models (not forests), and dicts, lists
+    and objects of such. All the rest, such as strings and lists of numbers, each rank has a copy
+    of.
 
     Parameters
     ----------
