@@ -82,6 +82,36 @@ def adjust_process_memory(worker: Worker, adjust: Callable[[int], int]) -> None:
     worker.monitor.get_process_memory = lambda: adjust(measure())  # type: ignore[method-assign]
 
 
+@functools.cache  # a second wrapper would do no more
+def free_sent_shards() -> None:
+    """Let P2P shuffles free what they have sent to other workers, or written to disk.
+
+    Each of their tasks that do so, `ShardsBuffer._background_task`, keeps its last message until
+    there is another one: up to ten messages for each shuffle. Where several shuffles run at once,
+    these can be large enough to pause all workers, for good.
+    """
+    from distributed.shuffle._comms import CommShardsBuffer
+    from distributed.shuffle._disk import DiskShardsBuffer
+
+    for cls in CommShardsBuffer, DiskShardsBuffer:
+        cls._process = _freeing(cls._process)  # type: ignore[method-assign]
+
+
+def _freeing(process: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(process)
+    async def wrapper(self: Any, destination: str, shards: list[Any]) -> None:
+        await process(self, destination, shards)
+        if destination.startswith("inproc://"):  # the receiver has the same objects
+            return
+        for shard in shards:
+            match shard:
+                case (_, list(pieces)):
+                    pieces.clear()
+        shards.clear()
+
+    return wrapper
+
+
 def count_shared_memory_once(nanny: Nanny) -> None:
     """Let a nanny that does not run yet terminate its child for the child's share of memory only.
 

@@ -1,9 +1,10 @@
 """Releases memory that is only cached, when a worker runs short of it.
 
 Dask pauses a worker by the size of its process. That includes memory that nobody uses: what
-malloc keeps after `free`, and the transport's buffers. Once all results are on disk, nothing of
-Dask's reduces it further, and the worker would stay paused. Nannies start their workers with
-``MALLOC_TRIM_THRESHOLD_``, which glibc reads when a process starts; ranks run already.
+malloc keeps after `free`, the transport's buffers, and what a shuffle has sent. Once all results
+are on disk, nothing of Dask's reduces it further, and the worker would stay paused. Nannies start
+their workers with ``MALLOC_TRIM_THRESHOLD_``, which glibc reads when a process starts; ranks run
+already.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import ctypes
 import time
 from typing import Any, Protocol
 
+from mpidask._compat.distributed import free_sent_shards
 from mpidask._threads import to_daemon_thread
 
 #: Name of the additional metric in a worker's heartbeats, see `MemoryWatch.metrics`.
@@ -86,6 +88,7 @@ def watch_memory(worker: Any, pool: Pool | None = None) -> None:
     from tornado.ioloop import PeriodicCallback
 
     if isinstance(worker, Worker) and worker.memory_manager.memory_limit:
+        free_sent_shards()
         manager = worker.memory_manager
         watch = MemoryWatch(worker, pool)
         worker.metrics[METRICS] = watch.metrics

@@ -7,11 +7,13 @@ import contextlib
 import inspect
 import os
 import re
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
 import dask
 import distributed
+import numpy as np
 import psutil
 import pytest
 from distributed import (
@@ -25,6 +27,9 @@ from distributed import (
     wait,
 )
 from distributed.core import Status
+from distributed.shuffle._comms import CommShardsBuffer
+from distributed.shuffle._disk import DiskShardsBuffer
+from distributed.shuffle._limiter import ResourceLimiter
 from tornado import web
 from tornado.httpclient import AsyncHTTPClient
 from tornado.routing import PathMatches, Rule
@@ -319,3 +324,49 @@ def test_connections_of():
 
 def test_a_child_that_is_gone_uses_nothing():
     assert not compat._uses_more(2**22 + 1, 0)
+
+
+@pytest.mark.parametrize("by", ["comm", "disk"])
+def test_what_a_shuffle_has_sent_is_freed(by, tmp_path):
+    """Its buffers wait for more, and nothing else has the arrays."""
+
+    async def send(address, shards):
+        return {"status": "OK"}
+
+    async def test():
+        compat.free_sent_shards()
+        limiter = ResourceLimiter(None)
+        if by == "comm":
+            buffer = CommShardsBuffer(send, limiter, max_message_size=1, concurrency_limit=2)
+        else:
+            buffer = DiskShardsBuffer(tmp_path / "shards", lambda path: (None, 0), limiter)
+        array = np.ones(1000)
+        freed = weakref.ref(array)
+        async with buffer:
+            data = (0, [((0,), array)]) if by == "comm" else [((0,), array)]
+            await buffer.write({"tls://127.0.0.1:1" if by == "comm" else "0": data})
+            del array, data
+            await until(lambda: not buffer.bytes_memory)
+            await until(lambda: freed() is None)
+
+    run(test)
+
+
+def test_what_a_shuffle_has_sent_within_the_process_is_kept():
+    received = []
+
+    async def send(address, shards):
+        received.append(shards)
+        return {"status": "OK"}
+
+    async def test():
+        compat.free_sent_shards()
+        limiter = ResourceLimiter(None)
+        async with CommShardsBuffer(
+            send, limiter, max_message_size=1, concurrency_limit=1
+        ) as buffer:
+            await buffer.write({"inproc://127.0.0.1/1/2": (0, [((0,), np.ones(1000))])})
+        [[(_, [(_, array)])]] = received
+        assert array.sum() == 1000
+
+    run(test)
