@@ -1,8 +1,7 @@
-"""The threads mpidask starts: one for an event loop, one for each call that may block.
+"""The threads mpidask starts, all of them daemon threads.
 
-The transport has two of its own. All are daemon threads. `asyncio.to_thread` and executors are no
-alternative for calls that may never return, such as into a file system that hangs: Python joins
-their threads when it exits.
+`asyncio.to_thread` and executors are no alternative for calls that may never return, such as into
+a file system that hangs: Python joins their threads when it exits.
 """
 
 from __future__ import annotations
@@ -21,8 +20,18 @@ Result = TypeVar("Result")
 _STOP_TIMEOUT = 2
 
 
+def start_daemon_thread(
+    function: Callable[..., object], *args: Any, name: str | None = None
+) -> threading.Thread:
+    """Call a function in a daemon thread; `threading.excepthook` prints what it raises."""
+    name = name or f"mpidask-{getattr(function, '__name__', 'call')}"
+    thread = threading.Thread(target=function, args=args, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
 def in_daemon_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
-    """Call a function in a daemon thread of its own, and return the future of its result."""
+    """Call a function in a daemon thread, and return the future of its result or exception."""
     future: Future[Any] = Future()
     future.set_running_or_notify_cancel()  # cancelling a wait must not cancel the future
 
@@ -32,8 +41,7 @@ def in_daemon_thread(function: Callable[..., Any], *args: Any, **kwargs: Any) ->
         except BaseException as error:
             future.set_exception(error)
 
-    name = f"mpidask-{getattr(function, '__name__', 'call')}"
-    threading.Thread(target=call, name=name, daemon=True).start()
+    start_daemon_thread(call, name=f"mpidask-{getattr(function, '__name__', 'call')}")
     return future
 
 
@@ -63,8 +71,7 @@ class LoopThread:
         self.on_exit: Callable[[], object] = lambda: None
         self._stopping = False
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run, name="mpidask", daemon=True)
-        self._thread.start()
+        self._thread = start_daemon_thread(self._run, name="mpidask")
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

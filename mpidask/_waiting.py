@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from mpidask._log import logger, logging_to_stderr
-from mpidask._threads import in_daemon_thread
+from mpidask._threads import start_daemon_thread
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -189,7 +189,7 @@ class WaitNotice:
             self.check()
 
     def __enter__(self) -> None:
-        in_daemon_thread(self.repeat_until, self._done)
+        start_daemon_thread(self.repeat_until, self._done)
 
     def __exit__(self, *error: object) -> None:
         self._done.set()

@@ -19,13 +19,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mpidask._compat.python import call_before_threads_are_joined
 from mpidask._log import logger, logging_to_stderr
-from mpidask._threads import in_daemon_thread
+from mpidask._threads import start_daemon_thread
 from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class _Exit:
     """The exit of this process."""
 
     def __init__(self) -> None:
-        self.supervision: Future[None] | None = None
+        self.supervision: threading.Thread | None = None
         self.place = ""
         self.timeout = 0.0
         self.deadline: Deadline | None = None
@@ -87,7 +86,7 @@ def report_threads_at_exit(place: str) -> None:
     if _exit.supervision is None:
         call_before_threads_are_joined(_exit.begun.set)
         atexit.register(_exit.threads_joined.set)  # called after threads are joined
-        _exit.supervision = in_daemon_thread(_supervise_exit)
+        _exit.supervision = start_daemon_thread(_supervise_exit)
 
 
 def limit_exit(place: str, timeout: float) -> None:
@@ -108,14 +107,7 @@ def wait_for_processes() -> None:
     """Wait, late in the exit of this process, until its child processes have ended, too."""
     if _exit.deadline is not None and _exit.supervision is not None:
         _exit.threads_joined.set()
-        _join(_exit.supervision)
-
-
-def _join(watching: Future[None]) -> None:
-    """Wait for a thread of this module; if it has failed, the exit goes on all the same."""
-    if (error := watching.exception()) is not None:
-        with logging_to_stderr():
-            logger.error("a thread that watches the exit failed", exc_info=error)
+        _exit.supervision.join()
 
 
 def _supervise_exit() -> None:
@@ -265,12 +257,12 @@ class CallWatch:
         self._others_exit = others_exit
         self._on_call = on_call
         self._stopped = threading.Event()
-        self._watching = in_daemon_thread(self._watch)
+        self._watching = start_daemon_thread(self._watch)
 
     def stop(self) -> None:
         """Stop, before the main thread waits for the other ranks itself."""
         self._stopped.set()
-        _join(self._watching)
+        self._watching.join()
 
     def _watch(self) -> None:
         seen, looks = None, 0

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from mpidask._errors import MPIDaskError, name_this_rank
 from mpidask._log import flush_output, logger
 from mpidask._mpi import launcher
-from mpidask._threads import in_daemon_thread
+from mpidask._threads import start_daemon_thread
 from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 
 if TYPE_CHECKING:
@@ -167,12 +167,12 @@ def _set_error_handlers() -> None:
 def _exit_after(deadline: Deadline) -> Iterator[None]:
     """Report a long wait, and end the process if it has not ended by the deadline."""
     done = threading.Event()
-    watching = in_daemon_thread(_watch, done, launcher.rank(), deadline)
+    watching = start_daemon_thread(_watch, done, launcher.rank(), deadline)
     try:
         yield
     finally:
         done.set()
-        watching.result()
+        watching.join()
 
 
 def _watch(done: threading.Event, rank: int, deadline: Deadline) -> None:

@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from mpi4py import MPI
 
 from mpidask._compat.mpi4py import handle_of
+from mpidask._threads import start_daemon_thread
 
 #: Seconds of polling that yields the CPU, before waiting in MPI, which spins: the peer may need
 #: this very CPU to move the data.
@@ -57,8 +58,7 @@ class TimedWait:
         self._running = True
         self._failure: MPI.Exception | None = None
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="mpidask-alarm", daemon=True)
-        self._thread.start()
+        self._thread = start_daemon_thread(self._run, name="mpidask-alarm")
 
     def wait(
         self, requests: Sequence[MPI.Request], seconds: float, unless: Callable[[], bool]

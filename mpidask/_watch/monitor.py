@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from mpidask._dask.scheduler import call_before_close
 from mpidask._log import logger
-from mpidask._threads import in_daemon_thread, to_daemon_thread
+from mpidask._threads import start_daemon_thread, to_daemon_thread
 from mpidask._watch import summary as summaries
 from mpidask._watch.failures import Failures
 from mpidask._watch.progress import Progress
@@ -100,13 +99,13 @@ class Monitor:
         At first that is after each sample, then ever less often.
         """
         age, next_writing = 0, 0
-        writing: Future[None] | None = None
+        writing: threading.Thread | None = None
         while True:
             summary.sample()
-            if age >= next_writing and (writing is None or writing.done()):
+            if age >= next_writing and (writing is None or not writing.is_alive()):
                 next_writing = age + min(age, _REWRITING)
                 # In a thread: sampling goes on while a file system takes its time.
-                writing = in_daemon_thread(self._write_meanwhile, summary)
+                writing = start_daemon_thread(self._write_meanwhile, summary)
             await asyncio.sleep(_SAMPLING)
             age += _SAMPLING
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import queue
+import threading
 
 import pytest
 
@@ -108,3 +110,14 @@ def test_changes_wake_all_that_wait():
         return await asyncio.gather(*waiting)
 
     assert asyncio.run(test()) == [0, 1, 2]
+
+
+def test_an_error_in_the_thread_of_a_notice_is_shown(monkeypatch):
+    shown = queue.SimpleQueue()
+    monkeypatch.setattr(threading, "excepthook", shown.put)
+
+    def message(waited):
+        raise ValueError("no message")
+
+    with _waiting.WaitNotice(message, first=0):
+        assert str(shown.get(timeout=20).exc_value) == "no message"
