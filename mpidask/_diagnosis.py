@@ -30,6 +30,7 @@ from mpidask._mpi.communicator import TO_LEADER
 from mpidask._mpi.initialize import communicator
 from mpidask._options import Options
 from mpidask._placement.node import Node, interfaces, scheduler_host, this_node
+from mpidask._text import count, describe, name_rank
 from mpidask._waiting import Deadline
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _why_not() -> str:
     try:
         import mpi4py.MPI  # noqa: F401
     except (ImportError, RuntimeError) as error:  # not installed, or finds no MPI library
-        return f"{type(error).__name__}: {error}"
+        return describe(error)
     return "MPI did not start"
 
 
@@ -186,7 +187,7 @@ def facts_of_this_process(
         if options.interface is not None:
             get_ip_interface(options.interface)
     except (TypeError, ValueError) as error:
-        problem = f"{type(error).__name__}: {error}"
+        problem = describe(error)
     return Facts(
         node=this_node(cpu_quota()),
         memory=memory_limit(),
@@ -309,13 +310,13 @@ def of_job(found: Mapping[int, Facts], size: int, library: str) -> str:
     by_host: dict[str, list[int]] = defaultdict(list)
     for rank, facts in sorted(found.items()):
         by_host[facts.node.host].append(rank)
-    count = f"{size} on {len(by_host)} node" + "s" * (len(by_host) > 1)
+    ranks = f"{size} on {count(len(by_host), 'node')}"
     missing = sorted(set(range(size)) - found.keys())
     if missing:
-        count += f"; no answer from ranks {_ranges(missing)}"
-    lines = [("MPI", library), ("ranks", count)]
-    for host, ranks in by_host.items():
-        lines.append((host, f"ranks {_ranges(ranks)}; {_machine([found[r] for r in ranks])}"))
+        ranks += f"; no answer from ranks {_ranges(missing)}"
+    lines = [("MPI", library), ("ranks", ranks)]
+    for host, here in by_host.items():
+        lines.append((host, f"ranks {_ranges(here)}; {_machine([found[rank] for rank in here])}"))
     lines.append(("scheduler", _listens_on(found)))
     lines += [("differs", f"rank {rank}: {what}") for rank, what in _differences(found)]
     lines += [("problem", what) for what in _problems(found)]
@@ -366,7 +367,7 @@ def _problems(found: Mapping[int, Facts]) -> Iterable[str]:
     for rank, facts in sorted(found.items()):
         if facts.problem is not None and facts.problem not in seen:
             seen.add(facts.problem)
-            yield f"rank {rank} on {facts.node.host}: {facts.problem}"
+            yield f"{name_rank(rank, facts.node.host)}: {facts.problem}"
 
 
 def _span(low: float, high: float) -> str:

@@ -17,10 +17,8 @@ from __future__ import annotations
 
 import functools
 import os
-import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterable
 from types import TracebackType
 
 
@@ -205,21 +203,3 @@ def _without_our_frames(trace: TracebackType | None) -> TracebackType | None:
 def _is_ours(trace: TracebackType) -> bool:
     ours = os.path.dirname(__file__) + os.sep
     return trace.tb_frame.f_code.co_filename.startswith(ours)
-
-
-def name_this_rank(rank: int) -> str:
-    """Name the rank of this process, with its host."""
-    return f"rank {rank} on {socket.gethostname()}"
-
-
-def name_ranks(ranks: Iterable[int]) -> str:
-    """Name ranks in a message by their numbers."""
-    listed = list(ranks)
-    return f"rank{'s' if len(listed) != 1 else ''} {list_ranks(listed, str)}"
-
-
-def list_ranks(ranks: Iterable[int], name: Callable[[int], str]) -> str:
-    """Name ranks in a message, each in some way, at most 20 of them."""
-    listed = sorted(ranks)
-    more = f" and {len(listed) - 20} more" if len(listed) > 20 else ""
-    return ", ".join(map(name, listed[:20])) + more

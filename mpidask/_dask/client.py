@@ -7,7 +7,7 @@ import contextlib
 import functools
 import inspect
 import logging
-import os
+import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._dask.log_level import at_log_level
 from mpidask._errors import StartupError
 from mpidask._log import logger
+from mpidask._text import describe
 from mpidask._threads import to_daemon_thread
 
 if TYPE_CHECKING:
@@ -197,7 +198,7 @@ def _explained(cluster: ConnectionInfo) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        host = os.uname().nodename
+        host = socket.gethostname()
         raise StartupError(
             f"the client on {host} can't reach the scheduler at {cluster.address}: "
             f"{error or 'it does not answer'}",
@@ -212,7 +213,7 @@ def logged(what: str) -> Iterator[None]:
         with at_log_level(logging.CRITICAL):  # a client whose scheduler is gone has lost nothing
             yield
     except Exception as error:
-        logger.warning("could not %s: %s: %s", what, type(error).__name__, error)
+        logger.warning("could not %s: %s", what, describe(error))
 
 
 # -- Scripts that were written for one machine, under ``python -m mpidask``. --------------------

@@ -29,6 +29,7 @@ from mpidask._dask.atomic_file import (
 )
 from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._errors import MPIDaskError, SchedulerFileError
+from mpidask._text import describe
 from mpidask._threads import in_daemon_thread, to_daemon_thread
 
 if TYPE_CHECKING:
@@ -311,7 +312,7 @@ async def _try_to_connect(cluster: ConnectionInfo, timeout: float) -> None:
         raise
     except Exception as error:  # distributed took another program's answer for a message
         raise OSError(
-            f"what answers at {cluster.address} is no scheduler ({type(error).__name__}: {error})"
+            f"what answers at {cluster.address} is no scheduler ({describe(error)})"
         ) from error
 
 

@@ -21,6 +21,7 @@ from tornado.routing import Matcher, PathMatches, Rule
 
 from mpidask._compat.distributed import connect_dashboard, route_first
 from mpidask._log import logger
+from mpidask._text import describe
 from mpidask._threads import to_daemon_thread
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class _LateDashboard:
             await to_daemon_thread(importlib.import_module, "distributed.dashboard.scheduler")
             connect_dashboard(self._scheduler, self._prefix)
         except Exception as error:
-            problem = f"{type(error).__name__}: {error}".strip()
+            problem = describe(error).strip()
             logger.warning("the dashboard can't be loaded: %s", problem)
             return problem
         self.there = True

@@ -14,7 +14,7 @@ from tornado.ioloop import PeriodicCallback
 
 from mpidask._compat import task_states
 from mpidask._compat.task_states import NO_WORKER
-from mpidask._errors import MPITaskError, name_ranks
+from mpidask._errors import MPITaskError
 from mpidask._gang.execution import can_be_revoked
 from mpidask._gang.protocol import (
     ANNOTATION,
@@ -30,6 +30,7 @@ from mpidask._gang.protocol import (
 )
 from mpidask._gang.schedule import Request, shortage, startable
 from mpidask._log import logger
+from mpidask._text import name_ranks
 from mpidask._waiting import NOTICE_INTERVAL
 
 if TYPE_CHECKING:

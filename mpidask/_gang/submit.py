@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mpidask._errors import NotEnoughRanksError
 from mpidask._gang.protocol import ANNOTATION, UNKNOWN_HOST, WorkerRanks, ranks_of
+from mpidask._text import count
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -206,8 +207,8 @@ def _pieces(arguments: Sequence[Any]) -> int | None:
 
 def _wanted(ranks: Any, pieces: int | None, available: WorkerRanks) -> int | tuple[int, ...]:
     """Check the ranks asked for, and return which, or how many."""
-    count = len(available.ranks)
-    there = f"workers on {count} rank{'s' * (count > 1)}"
+    number = len(available.ranks)
+    there = f"workers on {count(number, 'rank')}"
     if ranks is None:
         ranks = available.ranks if pieces is None else pieces
     if hasattr(ranks, "tolist"):  # of numpy
@@ -225,7 +226,7 @@ def _wanted(ranks: Any, pieces: int | None, available: WorkerRanks) -> int | tup
             )
     if size < 1:
         raise ValueError("a function needs one rank or more")
-    if size > count:
+    if size > number:
         there = there if available.is_mpi else "one rank: it is no MPI job of mpidask's"
         raise NotEnoughRanksError(f"{size} ranks are asked for, and this cluster has {there}")
     if pieces is not None and pieces != size:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 from mpidask._dask.spawn import check_main_guard
-from mpidask._errors import MPIDaskError, name_this_rank
+from mpidask._errors import MPIDaskError
 from mpidask._lifecycle import single_use
 from mpidask._lifecycle.handshake import Handshake, refuse
 from mpidask._lifecycle.local_cluster import local_cluster
@@ -37,6 +37,7 @@ from mpidask._mpi import exit_blockers, initialize
 from mpidask._mpi.initialize import communicator, require_threads
 from mpidask._mpi.launcher import rank as launcher_rank
 from mpidask._options import Options
+from mpidask._text import describe, name_this_rank
 from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 
 if TYPE_CHECKING:
@@ -284,12 +285,11 @@ def raise_once(
 
 def _error_notice(deadline: Deadline, error: Exception) -> WaitNotice:
     """Log an error of this rank if others, which may not have it, don't arrive soon."""
-    rank, kind = launcher_rank(), type(error).__name__
-    place = name_this_rank(rank)
-    said = f"{place} waits for other ranks to end the job: {kind}: {error}"
+    rank = launcher_rank()
+    text = f"{name_this_rank(rank)} waits for other ranks to end the job: {describe(error)}"
     # Staggered: if all ranks have the error, the last one to arrive ends the wait.
     first = min(FIRST_NOTICE + rank, 0.9 * deadline.left)
-    return WaitNotice(lambda _: said, first=first, interval=math.inf, level=logging.ERROR)
+    return WaitNotice(lambda _: text, first=first, interval=math.inf, level=logging.ERROR)
 
 
 def _reporting_rank(comm: MPI.Intracomm, given: Mapping[str, Any], front_end: FrontEnd) -> int:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from mpidask._errors import StartupError, name_this_rank
+from mpidask._errors import StartupError
 from mpidask._lifecycle import single_use
 from mpidask._lifecycle.roles import Roles
 from mpidask._lifecycle.signals import Interrupt, result_of
@@ -18,6 +18,7 @@ from mpidask._mpi import job_exit
 from mpidask._mpi.collectives import arrive, reporting_ranks
 from mpidask._mpi.communicator import TO_LEADER, Communicator
 from mpidask._options import Options
+from mpidask._text import describe, name_rank, name_this_rank
 from mpidask._threads import LoopThread
 from mpidask._waiting import FIRST_NOTICE, NOTICE_INTERVAL, Deadline, WaitNotice
 
@@ -180,7 +181,7 @@ def _disagreement(ranks: Mapping[int, tuple[str, Mapping[str, str]]]) -> Startup
     for rank in 0, other:
         host, values = ranks[rank]
         own = ", ".join(f"{name}={values[name]}" for name in differing)
-        described.append(f"rank {rank} on {host} has {own}"[:_LONGEST_DESCRIPTION])
+        described.append(f"{name_rank(rank, host)} has {own}"[:_LONGEST_DESCRIPTION])
     if differing == ["call"]:
         return StartupError(f"the ranks don't start the same: {'; '.join(described)}")
     options = [name for name in differing if name != "call"]
@@ -194,7 +195,7 @@ def _disagreement(ranks: Mapping[int, tuple[str, Mapping[str, str]]]) -> Startup
 
 def _on_this_rank(rank: int, cause: Exception | None) -> StartupError:
     return StartupError(
-        f"{name_this_rank(rank)} can't start, other ranks can: {type(cause).__name__}: {cause}",
+        f"{name_this_rank(rank)} can't start, other ranks can: {describe(cause)}",
         rank=rank,
         host=socket.gethostname(),
     )

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from mpidask._dask.client import give_up_reconnecting
-from mpidask._errors import list_ranks
 from mpidask._lifecycle.liveness import LivenessClient
 from mpidask._lifecycle.member import REPORT_GRACE, SELDOM, SELDOM_JOINED, SOON
 from mpidask._lifecycle.messages import (
@@ -30,6 +29,7 @@ from mpidask._log import logger
 from mpidask._mpi import job_exit, launcher
 from mpidask._mpi.communicator import TO_LEADER, TO_MEMBER, Communicator
 from mpidask._options import Options
+from mpidask._text import list_ranks
 from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 
 

@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
-from mpidask._errors import name_this_rank
 from mpidask._gang import protocol
 from mpidask._lifecycle import signals, single_use
 from mpidask._lifecycle.handshake import Handshake
@@ -20,6 +19,7 @@ from mpidask._log import logger
 from mpidask._mpi import exit_blockers, job_exit
 from mpidask._mpi.communicator import Communicator
 from mpidask._options import Options
+from mpidask._text import name_this_rank
 from mpidask._threads import LoopThread
 
 #: Seconds that the leader's event loop may be blocked at the end, beyond all other time-outs.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mpidask._errors import NotEnoughRanksError
+from mpidask._text import count
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def assign_command_roles(size: int, *, scheduler_rank: int, exclusive_workers: b
     needed = max(2 if exclusive_workers else 1, 1 + scheduler_rank)
     if size < needed:
         raise NotEnoughRanksError(
-            f"this job has {size} rank{'s' * (size != 1)}, but needs {needed} or more: scheduler "
+            f"this job has {count(size, 'rank')}, but needs {needed} or more: scheduler "
             f"on rank {scheduler_rank} and at least one worker. Start it with more ranks "
             f"(mpirun -n {needed} ...), or let the scheduler's rank work too "
             "(--inclusive-workers)"

@@ -37,6 +37,7 @@ from mpidask._lifecycle.messages import (
 )
 from mpidask._log import logger
 from mpidask._options import Options
+from mpidask._text import describe
 from mpidask._threads import to_daemon_thread
 from mpidask._waiting import Deadline, WaitNotice
 
@@ -126,7 +127,7 @@ class SchedulerRunner:
             if self._monitor is not None:
                 await self._monitor.finish(status)
         except Exception as error:
-            logger.warning("no summary: %s: %s", type(error).__name__, error)
+            logger.warning("no summary: %s", describe(error))
         if self._scheduler is not None:
             await self._scheduler.close(reason="mpidask-end")
         if self._running is not None:
@@ -349,4 +350,4 @@ def root_cause(error: BaseException) -> str:
     """Describe the exception at the root of a chain of causes."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {error}"
+    return describe(error)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mpidask._dask.server_options import has_workers_in_ranks
-from mpidask._errors import StartupError, list_ranks
+from mpidask._errors import StartupError
 from mpidask._lifecycle.messages import (
     ConnectionInfo,
     Failed,
@@ -28,6 +28,7 @@ from mpidask._lifecycle.roles import Roles
 from mpidask._options import Options
 from mpidask._placement.node import Node, scheduler_host
 from mpidask._placement.resources import worker_settings
+from mpidask._text import count, list_ranks, name_rank
 
 #: Between nodes, MPI is used if it is this many times as fast as sockets.
 _WORTHWHILE = 1.3
@@ -168,7 +169,7 @@ class Startup:
         others = len(self.failures) - 1
         return StartupError(
             f"the {failed.duty} on {self.place(rank)} did not start: {failed.cause}"
-            + (f" (and likewise on {others} more rank{'s' * (others > 1)})" if others else ""),
+            + (f" (and likewise on {count(others, 'more rank')})" if others else ""),
             rank=rank,
             host=self.host(rank),
         )
@@ -202,8 +203,7 @@ class Startup:
 
     def place(self, rank: int) -> str:
         """Name a rank and, if known, its host."""
-        host = self.host(rank)
-        return f"rank {rank}" + (f" on {host}" if host else "")
+        return name_rank(rank, self.host(rank))
 
     def summary(self) -> str:
         """Describe the cluster, or this job's part of it, in one line."""
@@ -225,20 +225,16 @@ class Startup:
         from dask.utils import format_bytes
 
         up, all_workers = len(self.workers), len(self.roles.workers)
-        workers = _count(all_workers, "worker")
+        workers = count(all_workers, "worker")
         hosts = {self.nodes[rank].host for rank in self.workers}
         limits = [worker.memory_limit for worker in self.workers.values()]
         memory = sum(limit or 0 for limit in limits)
         return [
             f"{workers if up == all_workers else f'{up} of {workers}'}"
-            f" on {_count(len(hosts), 'node')}",
-            _count(sum(worker.nthreads for worker in self.workers.values()), "thread"),
+            f" on {count(len(hosts), 'node')}",
+            count(sum(worker.nthreads for worker in self.workers.values()), "thread"),
             f"{format_bytes(memory)} memory" if all(limits) else "memory not limited",
         ]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def possible_transport(options: Options, roles: Roles) -> str:

@@ -9,9 +9,10 @@ import pickle
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mpidask._errors import StartupError, name_ranks
+from mpidask._errors import StartupError
 from mpidask._mpi import job_exit
 from mpidask._mpi.communicator import Communicator
+from mpidask._text import and_more, name_ranks
 from mpidask._waiting import Deadline, backoff, poll, wait
 
 if TYPE_CHECKING:
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 _LONGEST_PAUSE = 0.02
 #: Seconds that ranks have to answer the roll call.
 _ANSWERING = 3
+#: How many hosts the report lists.
+_HOSTS = 20
 #: Private duplicates made so far, each with a count of the clusters that used it. They are kept
 #: until the program exits, as the ranks meet on them once more then.
 _duplicates: list[tuple[MPI.Intracomm, Iterator[int]]] = []
@@ -144,8 +147,7 @@ async def _report_missing_ranks(comm: MPI.Intracomm, timeout: float, reporter: i
     raise StartupError(
         f"{name_ranks(missing)} did not reach mpidask within {timeout:g} s "
         f"(startup_timeout): still busy in the program before the cluster starts, "
-        f"or ended. Here are {name_ranks(present)} on {', '.join(hosts[:20])}"
-        + (", ..." if len(hosts) > 20 else ""),
+        f"or ended. Here are {name_ranks(present)} on {and_more(hosts[:_HOSTS], len(hosts))}",
         rank=missing[0] if missing else None,
     )
 

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpidask._compat.python import call_before_threads_are_joined
 from mpidask._log import logger, logging_to_stderr
+from mpidask._text import and_more
 from mpidask._threads import start_daemon_thread
 from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 
@@ -226,8 +227,7 @@ def _module(frame: Any) -> str:
 
 
 def _listed(items: list[str]) -> str:
-    more = len(items) - _LISTED
-    return "; ".join(items[:_LISTED]) + (f"; and {more} more" if more > 0 else "")
+    return and_more(items[:_LISTED], len(items), "; ")
 
 
 # -- MPI calls that wait for ranks which have left. ------------------------------------

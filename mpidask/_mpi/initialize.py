@@ -17,9 +17,10 @@ import weakref
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mpidask._errors import MPIDaskError, name_this_rank
+from mpidask._errors import MPIDaskError
 from mpidask._log import flush_output, logger
 from mpidask._mpi import launcher
+from mpidask._text import name_this_rank
 from mpidask._threads import start_daemon_thread
 from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 

@@ -20,9 +20,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mpidask._errors import name_ranks
 from mpidask._log import flush_output, logger, logging_to_stderr
 from mpidask._mpi import exit_blockers
+from mpidask._text import name_ranks
 from mpidask._waiting import Deadline, backoff, wait
 
 if TYPE_CHECKING:

@@ -10,6 +10,7 @@ from distributed import SchedulerPlugin
 
 from mpidask._compat.distributed import FIRE_AND_FORGET, on_client_desires
 from mpidask._log import logger
+from mpidask._text import printable
 from mpidask._watch.task_counts import Places, broadcast_bytes
 
 if TYPE_CHECKING:
@@ -151,7 +152,7 @@ class Failures(SchedulerPlugin):
 
 def _text_of(task: Any) -> str:
     # As its worker formatted it: schedulers do not unpickle exceptions.
-    text = "".join(one if one.isprintable() else " " for one in task.exception_text or "")
+    text = printable(task.exception_text or "")
     return text if len(text) <= _LENGTH else f"{text[:_LENGTH]}..."
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpidask._dask.memory import METRICS
 from mpidask._log import logger
+from mpidask._text import and_more
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -74,9 +75,9 @@ def _description(workers: list[Any], everywhere: bool) -> str:
             "more, and start no task before they use less memory"
         )
     named = workers[:_NAMED]
-    more = f" and {len(workers) - _NAMED} more" if len(workers) > _NAMED else ""
+    contents = and_more([_contents(worker) for worker in named], len(workers))
     advice = ". ".join(dict.fromkeys(line for one in named for line in _advice(one)))
-    return f"{who}: {', '.join(map(_contents, named))}{more}. {advice}"
+    return f"{who}: {contents}. {advice}"
 
 
 def _contents(worker: Any) -> str:

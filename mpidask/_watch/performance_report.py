@@ -14,6 +14,7 @@ from mpidask._dask import client as clients
 from mpidask._dask.atomic_file import AtomicFile
 from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._log import logger
+from mpidask._text import describe
 from mpidask._threads import to_daemon_thread
 
 if TYPE_CHECKING:
@@ -118,9 +119,7 @@ class PerformanceReport:
             try:
                 await self._write()
             except Exception as error:
-                logger.warning(
-                    "could not write the performance report: %s: %s", type(error).__name__, error
-                )
+                logger.warning("could not write the performance report: %s", describe(error))
             pause = max(INTERVAL, (time.monotonic() - before) / _SHARE)
 
     async def _write(self) -> None:
