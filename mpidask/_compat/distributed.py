@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -282,6 +283,27 @@ NOT_RESTARTED = re.compile(
 SCHEDULER_LOST = ("Failed to reconnect to scheduler", "Batched Comm Closed")
 #: The method of distributed's listeners whose failures tornado logs.
 LISTENERS_HANDLER = "_handle_stream"
+
+
+# -- Warnings. -------------------------------------------------------------------------------
+
+# Patterns for the beginnings of their texts.
+
+#: From servers whose dashboard gets another port than asked for.
+PORT_IN_USE = r"\s*Port \d+ is already in use"
+#: From servers on a machine whose only network is loopback.
+ONLY_LOOPBACK = "Couldn't detect a suitable IP address"
+#: From workers whose `local_directory` is on a slow file system.
+SLOW_FILES = "Creating scratch directories is taking a surprisingly long time"
+
+
+@contextlib.contextmanager
+def without_warnings(*texts: str) -> Iterator[None]:
+    """Ignore some warnings, which have no categories of their own."""
+    with warnings.catch_warnings():
+        for text in texts:
+            warnings.filterwarnings("ignore", message=text)
+        yield
 
 
 # -- dask. -----------------------------------------------------------------------------------

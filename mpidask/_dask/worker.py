@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
     from mpidask._options import Options
 
-#: The beginning of the warning about a slow `local_directory`.
-SLOW_FILES = "Creating scratch directories is taking a surprisingly long time"
-
 
 def make_worker(
     options: Options,

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 from mpidask._compat.check import check_private_api
+from mpidask._compat.distributed import PORT_IN_USE, without_warnings
 from mpidask._dask import dashboard, scheduler_file
 from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._dask.log_level import at_log_level
@@ -67,8 +67,7 @@ def _started(arguments: dict[str, Any]) -> Iterator[LocalCluster]:
     from distributed import LocalCluster
     from distributed.core import Status
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"\s*Port \d+ is already in use")
+    with without_warnings(PORT_IN_USE):
         cluster = LocalCluster(**arguments)
     try:
         yield cluster

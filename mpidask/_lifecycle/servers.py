@@ -7,11 +7,10 @@ import contextlib
 import itertools
 import math
 import time
-import warnings
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mpidask._compat.distributed import CLUSTER_ENDS
+from mpidask._compat.distributed import CLUSTER_ENDS, SLOW_FILES, without_warnings
 from mpidask._dask import dashboard, scheduler_file
 from mpidask._dask import worker as workers
 from mpidask._dask.client import close_clients_of_tasks, found_by_clients
@@ -253,9 +252,7 @@ class WorkerSupervisor:
             self._found_by_tasks.enter_context(found_by_clients(cluster))
             self._address = cluster.address
         pool = current_pool()  # None if this rank's data goes by sockets
-        with warnings.catch_warnings():
-            if not self._order.announces:
-                warnings.filterwarnings("ignore", message=workers.SLOW_FILES)
+        with without_warnings(*(() if self._order.announces else (SLOW_FILES,))):
             worker = workers.make_worker(
                 self._options,
                 self._order.settings,

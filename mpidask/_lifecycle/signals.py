@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
+from mpidask._compat.python import is_asyncios_handler
 from mpidask._mpi import job_exit
 
 Result = TypeVar("Result")
@@ -69,11 +70,8 @@ def handled(handler: Callable[[int], None], *, defer_to_user: bool) -> Iterator[
 
 
 def _is_pythons_own(handler: Any) -> bool:
-    # asyncio.run installs a partial of a private method for SIGINT. There is no public way to tell
-    # it from a handler of the program.
-    function = getattr(handler, "func", None)
-    from_asyncio = getattr(function, "__module__", "") == "asyncio.runners"
-    return from_asyncio or handler in (signal.SIG_DFL, signal.default_int_handler)
+    own = (signal.SIG_DFL, signal.default_int_handler)
+    return handler in own or is_asyncios_handler(handler)
 
 
 @contextlib.contextmanager

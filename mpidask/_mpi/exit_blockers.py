@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from mpidask._compat.python import call_before_threads_are_joined
+from mpidask._compat.python import HELPER_PROCESSES, POOL_MODULES, call_before_threads_are_joined
 from mpidask._log import logger, logging_to_stderr
 from mpidask._text import and_more
 from mpidask._threads import start_daemon_thread
@@ -40,10 +40,6 @@ _MINIMUM, _TERMINATION = 1, 2
 _ATTEMPTS = 10
 #: How many threads and processes of a rank are listed, and how many calls of each thread.
 _LISTED, _CALLS = 5, 3
-#: The modules whose pools Python joins when it exits.
-_POOLS = ("concurrent.futures.thread", "concurrent.futures.process")
-#: Processes of multiprocessing and joblib that end with the process that started them.
-_HELPERS = ("resource_tracker", "multiprocessing.forkserver")
 #: Seconds between looks at the main thread's call, and how many in a row must find the same one.
 _INTERVAL, _LOOKS = 1.5, 3
 
@@ -181,7 +177,7 @@ def _children() -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process().children(recursive=True)
-        if not any(helper in _command(child) for helper in _HELPERS)
+        if not any(helper in _command(child) for helper in HELPER_PROCESSES)
     ]
 
 
@@ -206,7 +202,7 @@ def _joined_threads() -> list[str]:
         innermost = current.get(thread.ident or 0)
         frames = [frame for frame, _ in traceback.walk_stack(innermost)] if innermost else []
         # Pools join their threads even if these are daemons, as all threads of tasks are.
-        joined = not thread.daemon or any(_module(frame) in _POOLS for frame in frames)
+        joined = not thread.daemon or any(_module(frame) in POOL_MODULES for frame in frames)
         if joined and thread is not threading.main_thread():
             described.append(f"thread {thread.name}, in {_calls(frames)}")
     return described
@@ -217,7 +213,7 @@ def _calls(frames: list[Any]) -> str:
     calls = [
         f"{frame.f_code.co_name}() ({os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno})"
         for frame in frames
-        if _module(frame) not in ("threading", *_POOLS)
+        if _module(frame) not in ("threading", *POOL_MODULES)
     ]
     return ", called by ".join(calls[:_CALLS]) or "Python's own code"
 

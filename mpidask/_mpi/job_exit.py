@@ -20,6 +20,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from mpidask._compat.mpi4py import decides_on_abort
 from mpidask._log import flush_output, logger, logging_to_stderr
 from mpidask._mpi import exit_blockers
 from mpidask._text import name_ranks
@@ -77,7 +78,7 @@ class ServedExit(SystemExit):
         value = super().__getattribute__(name)
         if name == "code" and value not in SIGNALLED:
             reader = sys._getframe().f_back
-            if reader is None or reader.f_code.co_name == "set_abort_status":  # of mpi4py.run
+            if reader is None or decides_on_abort(reader):
                 return 0
         return value
 

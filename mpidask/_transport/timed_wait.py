@@ -53,6 +53,7 @@ class TimedWait:
     def __init__(self) -> None:
         self._mpi = _library()
         self._request = MPI.Request()
+        self._handle = handle_of(self._request)
         self._pending = False  # whether the request is incomplete
         self._due = self._sleeps_until = math.inf
         self._running = True
@@ -121,7 +122,7 @@ class TimedWait:
         if self._mpi is None:
             self._request = MPI.Grequest.Start(None, None, None)
             return
-        handle = ctypes.byref(handle_of(self._request))
+        handle = ctypes.byref(self._handle)
         _check(self._mpi.MPI_Grequest_start(_NOTHING, _NOTHING, _NOTHING, None, handle))
 
     def _complete(self) -> None:
@@ -129,7 +130,7 @@ class TimedWait:
         if self._mpi is None:
             self._request.Complete()  # type: ignore[attr-defined]
             return
-        _check(self._mpi.MPI_Grequest_complete(handle_of(self._request)))
+        _check(self._mpi.MPI_Grequest_complete(self._handle))
 
     def _run(self) -> None:
         with self._changed:
