@@ -79,35 +79,14 @@ class FrontEnd:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _program_roles(size: int, options: Options) -> Roles:
-    return assign_roles(
-        size,
-        scheduler_rank=options.scheduler_rank,
-        client_rank=options.client_rank,
-        exclusive_workers=options.exclusive_workers,
-    )
-
-
-def _command_roles(size: int, options: Options) -> Roles:
-    return assign_command_roles(
-        size,
-        scheduler_rank=options.scheduler_rank,
-        exclusive_workers=options.exclusive_workers,
-    )
-
-
-def _join_roles(size: int, options: Options) -> Roles:
-    if (options.scheduler_file is None) == (options.address is None):
-        raise ValueError("say which cluster to join: a scheduler file, or an address")
-    return assign_joining_roles(size)
-
-
 #: A program: one rank runs a function of the user's.
-PROGRAM = FrontEnd(_program_roles, local=True)
+PROGRAM = FrontEnd(assign_roles, local=True)
 #: The command: clients come from outside, by a plain ``Client(scheduler_file=...)``.
-COMMAND = FrontEnd(_command_roles, reporting_rank="", error_status=2, defaults={"security": False})
+COMMAND = FrontEnd(
+    assign_command_roles, reporting_rank="", error_status=2, defaults={"security": False}
+)
 #: More workers for a cluster that runs elsewhere.
-JOIN = FrontEnd(_join_roles, reporting_rank="", defaults={"security": False})
+JOIN = FrontEnd(assign_joining_roles, reporting_rank="", defaults={"security": False})
 
 
 class Prepared(NamedTuple):

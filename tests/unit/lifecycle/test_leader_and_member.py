@@ -99,12 +99,7 @@ class Job:
             }
             | options
         )
-        self.roles = assign_roles(
-            size,
-            scheduler_rank=self.options.scheduler_rank,
-            client_rank=self.options.client_rank,
-            exclusive_workers=self.options.exclusive_workers,
-        )
+        self.roles = assign_roles(size, self.options)
         mailboxes = defaultdict(asyncio.Queue)
         self.comms = [
             FakeCommunicator(mailboxes, rank, size, (lost or {}).get(rank, ()))
