@@ -19,6 +19,7 @@ import functools
 import os
 import sys
 import traceback
+from collections.abc import Container
 from types import TracebackType
 
 
@@ -181,6 +182,13 @@ def _show_in_brief() -> None:
         show(kind, error, trace)
 
     sys.excepthook = show_in_brief
+
+
+def trace_beyond(trace: TracebackType | None, files: Container[str]) -> TracebackType | None:
+    """Return a traceback without its first frames, as far as they are in certain files."""
+    while trace is not None and trace.tb_frame.f_code.co_filename in files:
+        trace = trace.tb_next
+    return trace
 
 
 def _beyond_our_frames(trace: TracebackType | None) -> TracebackType | None:

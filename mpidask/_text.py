@@ -1,9 +1,11 @@
-"""Parts of messages: ranks, lists, numbers, errors."""
+"""Parts of messages: ranks, lists, errors, calls, numbers."""
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from types import FrameType
 
 #: How many ranks a message lists.
 _RANKS = 20
@@ -51,6 +53,16 @@ def count(number: int, noun: str) -> str:
 def describe(error: BaseException | None) -> str:
     """Return the type of an error and its message."""
     return f"{type(error).__name__}: {error}"
+
+
+def call_in(frame: FrameType) -> str:
+    """Return the function that a frame executes, such as "main() (program.py:12)"."""
+    return f"{frame.f_code.co_name}() ({line_in(frame)})"
+
+
+def line_in(frame: FrameType) -> str:
+    """Return the line that a frame executes, such as "program.py:12"."""
+    return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
 
 
 def printable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The threads mpidask starts, all of them daemon threads.
+"""Threads: those that mpidask starts, all of them daemons, and what the main thread does.
 
 `asyncio.to_thread` and executors are no alternative for calls that may never return, such as into
 a file system that hangs: Python joins their threads when it exits.
@@ -7,12 +7,15 @@ a file system that hangs: Python joins their threads when it exits.
 from __future__ import annotations
 
 import asyncio
-import os
+import signal
 import sys
 import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future
+from types import FrameType
 from typing import Any, TypeVar
+
+from mpidask._text import call_in
 
 Result = TypeVar("Result")
 
@@ -58,6 +61,18 @@ async def to_daemon_thread(
     return await asyncio.wait_for(asyncio.wrap_future(in_daemon_thread(function, *args)), timeout)
 
 
+def current_frame(thread: threading.Thread) -> FrameType | None:
+    """Return the innermost frame of a thread that runs."""
+    return sys._current_frames().get(thread.ident or 0)
+
+
+def raise_in_main_thread(signum: int) -> None:
+    """Send a signal to the main thread, which also wakes it from a blocking call."""
+    ident = threading.main_thread().ident
+    if ident is not None:
+        signal.pthread_kill(ident, signum)
+
+
 class LoopThread:
     """An event loop in a daemon thread, which survives a SystemExit raised in it.
 
@@ -91,9 +106,8 @@ class LoopThread:
 
     def innermost_call(self) -> str:
         """Return the function that the loop is executing, with file and line."""
-        frame = sys._current_frames()[self._thread.ident or 0]
-        file = os.path.basename(frame.f_code.co_filename)
-        return f"{frame.f_code.co_name}() ({file}:{frame.f_lineno})"
+        frame = current_frame(self._thread)
+        return call_in(frame) if frame is not None else "no call"
 
     def stop(self) -> None:
         """Stop the loop, or leave its thread running if something blocks it."""

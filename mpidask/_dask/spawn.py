@@ -24,6 +24,7 @@ from mpidask._compat.python import (
     skip_main_module,
 )
 from mpidask._errors import MPIDaskError
+from mpidask._threads import current_frame
 
 #: Names in the condition of a main guard. (`parent_process` is not one: in a child that is
 #: importing the script, it still returns None.)
@@ -87,8 +88,8 @@ def _advice(problem: str) -> str:
 
 def _unguarded_line() -> str | None:
     """Return the line of the main module that runs now, if it would run in a child as well."""
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)
-    main = next((each for each in _frames(frame) if _is_module(each, "__main__")), None)
+    frames = _frames(current_frame(threading.main_thread()))
+    main = next((each for each in frames if _is_module(each, "__main__")), None)
     if main is None:
         return None
     path, line = main.f_code.co_filename, main.f_lineno

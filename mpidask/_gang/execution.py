@@ -13,7 +13,7 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from mpidask._errors import MPITaskError
+from mpidask._errors import MPITaskError, trace_beyond
 from mpidask._text import name_rank
 from mpidask._waiting import backoff, wait
 
@@ -190,7 +190,7 @@ class Execution:
         cause = traceback.format_exception_only(type(error), error)[-1].strip()
         rank = self._job_comm.Get_rank()
         text = f"{self.key[0]} failed on {name_rank(rank, host)}: {cause}"
-        trace = _without_frames_of_ours(error.__traceback__)
+        trace = trace_beyond(error.__traceback__, {__file__})
         lines = traceback.format_exception(type(error), error, trace)
         reason = f"{text}\n{''.join(lines)}"
         # Names of files may have lone surrogates, which can't be sent.
@@ -207,12 +207,6 @@ def _raise_in_thread(thread: int, error: type[BaseException] | None) -> None:
     """Raise an exception in a thread when it next runs Python code; None takes it back."""
     exception = None if error is None else ctypes.py_object(error)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), exception)
-
-
-def _without_frames_of_ours(trace: TracebackType | None) -> TracebackType | None:
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
-    return trace
 
 
 def _can_be_pickled(value: BaseException | TracebackType | None) -> bool:

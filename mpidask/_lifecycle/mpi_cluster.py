@@ -20,7 +20,7 @@ from mpidask._mpi import exit_blockers, job_exit
 from mpidask._mpi.communicator import Communicator
 from mpidask._options import Options
 from mpidask._text import name_this_rank
-from mpidask._threads import LoopThread
+from mpidask._threads import LoopThread, raise_in_main_thread
 
 #: Seconds that the leader's event loop may be blocked at the end, beyond all other time-outs.
 _LOOP_GRACE = 2
@@ -139,7 +139,7 @@ class MPICluster:
 
         def on_signal(signum: int) -> None:
             self._reaction.expect(signum)
-            signals.raise_in_main_thread(signum)
+            raise_in_main_thread(signum)
 
         self._leader = Leader(self._members, self._roles, self._options, on_signal)
         serving.add_done_callback(self._leader.give_up_if_failed)

@@ -7,7 +7,6 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 
 from mpidask._compat.python import is_asyncios_handler
 from mpidask._mpi import job_exit
+from mpidask._threads import current_frame, raise_in_main_thread
 
 Result = TypeVar("Result")
 
@@ -158,13 +158,6 @@ os.register_at_fork(
 )
 
 
-def raise_in_main_thread(signum: int) -> None:
-    """Send a signal to the main thread, which also wakes it from a blocking call."""
-    ident = threading.main_thread().ident
-    if ident is not None:
-        signal.pthread_kill(ident, signum)
-
-
 class Interrupt:
     """Acts on the first signal, and ignores those that follow.
 
@@ -289,8 +282,7 @@ class ReactionWatch:
 
 def _stack_of_main_thread() -> str:
     """Format its stack without the frames of mpidask that lead to the user's code."""
-    ident = threading.main_thread().ident
-    frames = traceback.extract_stack(sys._current_frames().get(ident or 0))
+    frames = traceback.extract_stack(current_frame(threading.main_thread()))
     package = os.path.dirname(os.path.dirname(__file__)) + os.sep
     ours = [n for n, frame in enumerate(frames) if frame.filename.startswith(package)]
     own = frames[ours[-1] + 1 :] if ours else frames

@@ -13,7 +13,6 @@ import atexit
 import contextlib
 import inspect
 import linecache
-import os
 import signal
 import sys
 import threading
@@ -24,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 from mpidask._compat.python import HELPER_PROCESSES, POOL_MODULES, call_before_threads_are_joined
 from mpidask._log import logger, logging_to_stderr
-from mpidask._text import and_more
-from mpidask._threads import start_daemon_thread
+from mpidask._text import and_more, call_in, line_in
+from mpidask._threads import current_frame, raise_in_main_thread, start_daemon_thread
 from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 
 if TYPE_CHECKING:
@@ -157,7 +156,7 @@ def _interrupt_joining() -> None:
         if _exit.threads_joined.wait(1) or signal.getsignal(_WAKE) is not _stop_joining:
             return
         sys.unraisablehook = _hide_stop_joining
-        signal.pthread_kill(threading.main_thread().ident or 0, _WAKE)
+        raise_in_main_thread(_WAKE)
 
 
 def _stop_joining(signum: int, frame: object) -> None:
@@ -196,10 +195,9 @@ def _command(process: psutil.Process) -> str:
 
 def _joined_threads() -> list[str]:
     """Describe the threads that Python joins when it exits."""
-    current = sys._current_frames()
     described = []
     for thread in threading.enumerate():
-        innermost = current.get(thread.ident or 0)
+        innermost = current_frame(thread)
         frames = [frame for frame, _ in traceback.walk_stack(innermost)] if innermost else []
         # Pools join their threads even if these are daemons, as all threads of tasks are.
         joined = not thread.daemon or any(_module(frame) in POOL_MODULES for frame in frames)
@@ -210,11 +208,8 @@ def _joined_threads() -> list[str]:
 
 def _calls(frames: list[Any]) -> str:
     """List the innermost calls of a thread, without the standard library's around them."""
-    calls = [
-        f"{frame.f_code.co_name}() ({os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno})"
-        for frame in frames
-        if _module(frame) not in ("threading", *POOL_MODULES)
-    ]
+    around = ("threading", *POOL_MODULES)
+    calls = [call_in(frame) for frame in frames if _module(frame) not in around]
     return ", called by ".join(calls[:_CALLS]) or "Python's own code"
 
 
@@ -265,7 +260,7 @@ class CallWatch:
         while not self._stopped.wait(_INTERVAL):
             if not self._others_exit():
                 continue
-            frame = sys._current_frames()[threading.main_thread().ident or 0]
+            frame: Any = current_frame(threading.main_thread())
             now = (frame.f_code, frame.f_lasti)
             seen, looks = now, looks + 1 if now == seen else 1
             if looks >= _LOOKS and (call := _call_without_partners(frame, self._comm)):
@@ -282,8 +277,7 @@ def _call_without_partners(frame: Any, left: MPI.Intracomm) -> str | None:
         if isinstance(comm, MPI.Intracomm) and comm and comm.Get_size() > 1:
             others = MPI.Group.Difference(comm.Get_group(), left.Get_group())
             if others.Get_size() == 0:
-                place = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
-                return f"{ast.unparse(call)} ({place})"
+                return f"{ast.unparse(call)} ({line_in(frame)})"
     return None
 
 
