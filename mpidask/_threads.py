@@ -1,7 +1,7 @@
-"""Threads: those that mpidask starts, all of them daemons, and what the main thread does.
+"""Threads and tasks: how mpidask starts them, and what the main thread does.
 
-`asyncio.to_thread` and executors are no alternative for calls that may never return, such as into
-a file system that hangs: Python joins their threads when it exits.
+All threads are daemons. `asyncio.to_thread` and executors are no alternative for calls that may
+never return, such as into a file system that hangs: Python joins their threads when it exits.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from mpidask._text import call_in
 
 Result = TypeVar("Result")
 
+#: Tasks of `start_task`.
+_tasks: set[asyncio.Task[Any]] = set()
 #: Seconds that a blocked event loop may delay the end of its thread.
 _STOP_TIMEOUT = 2
 
@@ -59,6 +61,14 @@ async def to_daemon_thread(
         If it takes longer than `timeout` seconds. The thread is left running.
     """
     return await asyncio.wait_for(asyncio.wrap_future(in_daemon_thread(function, *args)), timeout)
+
+
+def start_task(work: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
+    """Run a coroutine in a task that is kept; the event loop itself has a weak reference only."""
+    task = asyncio.create_task(work)
+    _tasks.add(task)
+    task.add_done_callback(_tasks.discard)
+    return task
 
 
 def current_frame(thread: threading.Thread) -> FrameType | None:

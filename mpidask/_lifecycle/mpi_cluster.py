@@ -20,7 +20,7 @@ from mpidask._mpi import exit_blockers, job_exit
 from mpidask._mpi.communicator import Communicator
 from mpidask._options import Options
 from mpidask._text import name_this_rank
-from mpidask._threads import LoopThread, raise_in_main_thread
+from mpidask._threads import LoopThread, raise_in_main_thread, start_task
 
 #: Seconds that the leader's event loop may be blocked at the end, beyond all other time-outs.
 _LOOP_GRACE = 2
@@ -134,8 +134,7 @@ class MPICluster:
 
     async def _start(self) -> ConnectionInfo | None:
         assert self._members is not None
-        # Kept in an attribute, since the event loop has weak references only.
-        self._serving = serving = asyncio.create_task(self._member().serve())
+        serving = start_task(self._member().serve())
 
         def on_signal(signum: int) -> None:
             self._reaction.expect(signum)

@@ -37,7 +37,7 @@ from mpidask._lifecycle.messages import (
 from mpidask._log import logger
 from mpidask._options import Options
 from mpidask._text import describe
-from mpidask._threads import to_daemon_thread
+from mpidask._threads import start_task, to_daemon_thread
 from mpidask._waiting import Deadline, WaitNotice
 
 if TYPE_CHECKING:
@@ -176,7 +176,6 @@ class WorkerSupervisor:
         self._joins = cluster is None
         self._worker: Any = None
         self._address = ""  # of the scheduler that a `Client()` in a task connects to
-        self._closing: set[asyncio.Task[Any]] = set()
         self._stopping = False
 
     async def run(self) -> None:
@@ -210,9 +209,7 @@ class WorkerSupervisor:
         if self._worker is not None and not self._stopping:
             cause = "a task raised SystemExit or KeyboardInterrupt"
             self._report(Failed("worker", cause, final=False))
-            closing = asyncio.create_task(self._worker.close(reason=TASK_EXIT))
-            self._closing.add(closing)  # the event loop keeps weak references only
-            closing.add_done_callback(self._closing.discard)
+            start_task(self._worker.close(reason=TASK_EXIT))
 
     def expect_end(self) -> None:
         """Start no further worker."""
