@@ -330,8 +330,8 @@ def _machine(facts: list[Facts]) -> str:
     per_rank = _span(min(bound), max(bound))
     imports = [round(each.import_time, 1) for each in facts]
     quota = facts[0].node.cpu_quota
-    limited = f" (of which a cgroup lets {quota} be busy)" if quota else ""
-    networks = ", ".join(facts[0].networks) or "loopback alone"
+    limited = f" (a cgroup allows the use of {quota})" if quota else ""
+    networks = ", ".join(facts[0].networks) or "only loopback"
     return (
         f"{len(cpus)} CPUs{limited}, {per_rank} for each rank; "
         f"memory {facts[0].memory / 2**30:.1f} GiB; {networks}; "
@@ -345,7 +345,7 @@ def _listens_on(found: Mapping[int, Facts]) -> str:
     if address is None:
         return (
             "no address of rank 0's node is in a network that all nodes are in: "
-            "Dask chooses one; better give interface or host"
+            "Dask chooses one; set interface or host"
         )
     return f"listens on {address}, unless interface or host are given"
 

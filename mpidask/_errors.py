@@ -50,7 +50,7 @@ class NotEnoughRanksError(MPIDaskError):
     ...         submit_mpi(print, ranks=2)
     ...     except NotEnoughRanksError as error:
     ...         print(error)
-    2 ranks are asked for, and this cluster has one rank: it is no MPI job of mpidask's
+    asked for 2 ranks, but this cluster has only one: it is not an MPI job
     """
 
 
@@ -149,7 +149,7 @@ for _error in (
 
 
 class without_internal_frames:  # noqa: N801 (a function to its users)
-    """Leave frames of mpidask's out of the tracebacks of usage and startup errors.
+    """Leave mpidask's own frames out of the tracebacks of usage and startup errors.
 
     Frames of the user's and of other packages are shown. A frame can't remove itself from a
     traceback, so whatever prints the traceback has to: `sys.excepthook` does it here, and IPython
@@ -192,7 +192,7 @@ def trace_beyond(trace: TracebackType | None, files: Container[str]) -> Tracebac
 
 
 def _beyond_our_frames(trace: TracebackType | None) -> TracebackType | None:
-    """Return the part of a traceback behind the last frame of mpidask's."""
+    """Return the part of a traceback after mpidask's last frame."""
     beyond = trace
     while trace is not None:
         is_ours, trace = _is_ours(trace), trace.tb_next

@@ -22,8 +22,8 @@ def flush_output() -> None:
 def printing_line_by_line(*, restore: bool) -> Iterator[None]:
     """Make standard output line-buffered.
 
-    A rank's standard output is no terminal: it would come in blocks, mostly at the end of the
-    program, and be lost if the rank is killed.
+    A rank's standard output is not a terminal, so Python would write it in blocks, mostly at the
+    end of the program, and the rest would be lost if the rank is killed.
     """
     stream = sys.stdout
     ours = isinstance(stream, io.TextIOWrapper) and not (

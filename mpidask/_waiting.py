@@ -141,8 +141,8 @@ class Changes:
 class WaitNotice:
     """Log now and then what a long wait is for.
 
-    A polling loop calls `check`, and a thread with nothing else to do `repeat_until`. Around a wait
-    that can't, ``with`` logs from a thread, and ``async with`` from a task.
+    A polling loop calls `check`, and a thread with nothing else to do `repeat_until`. Around other
+    waits, ``with`` logs from a thread, and ``async with`` from a task.
 
     Parameters
     ----------

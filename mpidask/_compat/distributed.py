@@ -29,7 +29,7 @@ def all_clients() -> list[Client]:
 def forget_client(client: Client) -> None:
     """Keep an asynchronous client whose event loop has ended from being the current one.
 
-    It can't be closed any more, and `Client.current` goes by this status.
+    It can't be closed any more, and `Client.current` looks at this status.
     """
     client.status = "closed"
 
@@ -75,9 +75,9 @@ def set_addresses(comm: Comm, local: str, peer: str) -> None:
 
 
 def adjust_process_memory(worker: Worker, adjust: Callable[[int], int]) -> None:
-    """Let a worker take another number for the memory of its process, from what it measures.
+    """Adjust the number that a worker takes for the memory of its process.
 
-    It spills and pauses by that, and reports it. The method exists to be replaced, in tests.
+    It spills and pauses by that, and reports it. The method exists to be replaced (in tests).
     """
     measure = worker.monitor.get_process_memory
     worker.monitor.get_process_memory = lambda: adjust(measure())  # type: ignore[method-assign]

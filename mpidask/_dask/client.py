@@ -1,4 +1,4 @@
-"""The client rank's connection to the cluster, and how a bare `Client()` finds it."""
+"""Clients of the cluster: the one of the block, and how a bare `Client()` finds it."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def found_by_clients(cluster: ConnectionInfo, *, direct: bool = False) -> Iterat
         config["distributed.client.security-loader"] = loader
     raise_oserror_for_closed_tls()
     for log in _client_logs():
-        log.addFilter(_is_news)
+        log.addFilter(_is_relevant)
     _credentials[cluster.address] = cluster.security
     try:
         with dask.config.set(config), dashboard.linked_below(cluster.http_prefix or ""):
@@ -86,14 +86,14 @@ def found_by_clients(cluster: ConnectionInfo, *, direct: bool = False) -> Iterat
     finally:
         _credentials.pop(cluster.address, None)
         for log in _client_logs():
-            log.removeFilter(_is_news)
+            log.removeFilter(_is_relevant)
 
 
 def _client_logs() -> list[logging.Logger]:
     return [logging.getLogger("distributed.client"), logging.getLogger("distributed.batched")]
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def _is_relevant(record: logging.LogRecord) -> bool:
     # The leader reports the end or the loss of the scheduler.
     return not str(record.msg).startswith(SCHEDULER_LOST)
 

@@ -60,7 +60,7 @@ def _is_secret(options: Options, secured: bool | None = None) -> bool:
 
 
 def open_to(options: Options, scheduler: Scheduler) -> str | None:
-    """Say who can look at a dashboard; None if that takes its secret link."""
+    """Return who can open a dashboard; None if that takes its secret link."""
     if _is_secret(options):
         return None
     bound = ipaddress.ip_address(scheduler.services["dashboard"].address)

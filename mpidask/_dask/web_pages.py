@@ -39,7 +39,7 @@ _SKELETON = """<!DOCTYPE html>
 """
 _WAIT = _SKELETON.format(
     head='<meta http-equiv="refresh" content="1">',
-    text="The dashboard is being loaded. This page shows it as soon as it is there.",
+    text="The dashboard is being loaded. This page shows it as soon as it is ready.",
 )
 
 

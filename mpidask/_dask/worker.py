@@ -72,7 +72,7 @@ async def retire(worker: Any, timeout: float) -> None:
 
 
 def threads_and_memory(worker: Any, settings: WorkerSettings) -> tuple[int, int | None]:
-    """Return the threads and the memory limit of a worker, as far as its class tells."""
+    """Return the threads and the memory limit of a worker, if its class has them."""
     manager = getattr(worker, "memory_manager", None)
     holder = getattr(worker, "state", worker)  # a Worker's state, or a Nanny
     nthreads = getattr(holder, "nthreads", settings.nthreads)

@@ -136,7 +136,7 @@ class Gang:
     name: str
     #: Gangs start in this order.
     number: int
-    #: Of its tasks, in the order of its communicator.
+    #: Of its tasks, in the order of the communicator.
     keys: list[Any]
     #: Those asked for; None: any.
     ranks: tuple[int, ...] | None
@@ -540,7 +540,7 @@ class GangPlugin(SchedulerPlugin):
                 reasons.append(f"no worker on {name_ranks(missing)}, {time_out}")
             if unfit:
                 asked = task_states.resources_of(self._scheduler, gang.keys[0])
-                reasons.append(f"its resources {asked} are not to be had on {name_ranks(unfit)}")
+                reasons.append(f"no resources {asked} on {name_ranks(unfit)}")
             if reasons:
                 error = MPITaskError(f"{gang.name} can't run: {'; '.join(reasons)}")
                 task_states.fail(self._scheduler, gang.keys, error=error)

@@ -219,7 +219,7 @@ def _wanted(ranks: Any, pieces: int | None, available: WorkerRanks) -> int | tup
         ranks = tuple(_integer(rank) for rank in ranks)
         size = len(ranks)
         if len(set(ranks)) < size:
-            raise ValueError(f"ranks {ranks} has one twice")
+            raise ValueError(f"ranks {ranks} lists one twice")
         if strangers := sorted(set(ranks) - set(available.ranks)):
             raise ValueError(
                 f"ranks {strangers} host no worker of this job: it has {there} {available.ranks}"
@@ -227,8 +227,8 @@ def _wanted(ranks: Any, pieces: int | None, available: WorkerRanks) -> int | tup
     if size < 1:
         raise ValueError("a function needs one rank or more")
     if size > number:
-        there = there if available.is_mpi else "one rank: it is no MPI job of mpidask's"
-        raise NotEnoughRanksError(f"{size} ranks are asked for, and this cluster has {there}")
+        there = there if available.is_mpi else "only one: it is not an MPI job"
+        raise NotEnoughRanksError(f"asked for {size} ranks, but this cluster has {there}")
     if pieces is not None and pieces != size:
         raise ValueError(f"a PerRank has {pieces} pieces for {size} ranks")
     return ranks  # type: ignore[no-any-return]

@@ -63,7 +63,7 @@ class FrontEnd:
     assign : callable
         Returns the roles of all ranks.
     local : bool
-        Whether a LocalCluster stands in where there is no MPI job.
+        Whether a LocalCluster is used where there is no MPI job.
     reporting_rank : str
         The option that names the rank which raises an error that all ranks have.
     error_status : int

@@ -1,4 +1,4 @@
-"""The handshake of all ranks: they wait for each other, and agree to start; or one says why not."""
+"""The handshake of all ranks: they wait for each other, and agree to start or on an error."""
 
 from __future__ import annotations
 
@@ -153,13 +153,13 @@ class Handshake:
         return 1
 
     def _shared(self) -> dict[str, str]:
-        """Describe what all ranks must have in common."""
+        """Describe what must be the same on all ranks."""
         shared = {name: _described(getattr(self.options, name, None)) for name in SHARED_OPTIONS}
         return shared | {"call": _call(self.roles)}
 
 
 def _described(value: object) -> str:
-    """Describe the value of an option, leaving out what differs by process, or is secret."""
+    """Describe the value of an option, leaving out what differs between processes, or is secret."""
     if isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
     plain = value is None or isinstance(value, (str, int, float))
@@ -183,7 +183,7 @@ def _disagreement(ranks: Mapping[int, tuple[str, Mapping[str, str]]]) -> Startup
         own = ", ".join(f"{name}={values[name]}" for name in differing)
         described.append(f"{name_rank(rank, host)} has {own}"[:_LONGEST_DESCRIPTION])
     if differing == ["call"]:
-        return StartupError(f"the ranks don't start the same: {'; '.join(described)}")
+        return StartupError(f"the ranks make different calls: {'; '.join(described)}")
     options = [name for name in differing if name != "call"]
     variable = f"DASK_MPIDASK__{options[0].upper()}"
     return StartupError(
@@ -208,7 +208,7 @@ def _explained(deadline: Deadline) -> Iterator[None]:
     except asyncio.TimeoutError:
         job_exit.abort_at_exit(1)
         raise StartupError(
-            f"a rank that had come to mpidask gave no answer within {deadline.timeout:g} s "
+            f"a rank that had reached mpidask did not answer within {deadline.timeout:g} s "
             "(startup_timeout)"
         ) from None
 

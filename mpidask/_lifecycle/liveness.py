@@ -165,13 +165,7 @@ async def _read_until_closed(comm: Any, on_wake: Callable[[], object]) -> None:
 
 
 class LivenessGuard:
-    """Ends the job, on any rank, if the rank that should do so is dead; and wakes the leader.
-
-    Parameters
-    ----------
-    comm : Communicator
-    roles : Roles
-    """
+    """Ends the job, on any rank, if the rank that should do so is dead; and wakes the leader."""
 
     def __init__(self, comm: Communicator, roles: Roles) -> None:
         self._comm = comm
@@ -207,7 +201,7 @@ class LivenessGuard:
             self.end_job(f"the client on rank {self._roles.leader} is gone")
 
     def watch(self, cluster: ConnectionInfo) -> Coroutine[Any, Any, None] | None:
-        """Take note of the cluster, and return what to run if this rank watches its scheduler.
+        """Record the cluster, and return what to run if this rank watches its scheduler.
 
         One worker watches a scheduler whose rank is the leader.
         """

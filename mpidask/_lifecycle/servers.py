@@ -56,7 +56,7 @@ _SCHEDULER_GRACE = 3
 
 
 class SchedulerRunner:
-    """Run the scheduler, and what belongs beside it.
+    """Run the scheduler, with its file and its monitor.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Collective calls that don't spin: all ranks arrive, or the missing ones are named; allgather."""
+"""Collective calls that don't spin: `arrive`, which names missing ranks, and `allgather`."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _roll_call_has_begun(comm: MPI.Intracomm) -> bool:
 
 
 async def _report_missing_ranks(comm: MPI.Intracomm, timeout: float, reporter: int) -> None:
-    """Find out which ranks are here, and give up."""
+    """Find out which ranks are present, and give up."""
     import socket
 
     everyone = range(comm.Get_size())
@@ -147,7 +147,7 @@ async def _report_missing_ranks(comm: MPI.Intracomm, timeout: float, reporter: i
     raise StartupError(
         f"{name_ranks(missing)} did not reach mpidask within {timeout:g} s "
         f"(startup_timeout): still busy in the program before the cluster starts, "
-        f"or ended. Here are {name_ranks(present)} on {and_more(hosts[:_HOSTS], len(hosts))}",
+        f"or ended. Present: {name_ranks(present)} on {and_more(hosts[:_HOSTS], len(hosts))}",
         rank=missing[0] if missing else None,
     )
 

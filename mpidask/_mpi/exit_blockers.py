@@ -225,15 +225,15 @@ def _listed(items: list[str]) -> str:
 
 
 class CallWatch:
-    """Watches for an MPI call of the main thread that waits for ranks which have left.
+    """Watches for an MPI call in which the main thread waits for ranks that have left.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm
         The ranks of the program.
     others_exit : callable
-        Return whether all other ranks are at their end. A rank that has caught its `SystemExit`
-        may come to the call yet.
+        Return whether all other ranks have come to their exit. A rank that has caught its
+        `SystemExit` may still make the call.
     on_call : callable
         Called with the source of the call, in a thread.
     """

@@ -278,7 +278,7 @@ def expect_end(
     goes_on_alone: bool,
     timeout: float,
 ) -> None:
-    """Take note of how the program goes on after a cluster.
+    """Record how the program goes on after a cluster.
 
     Parameters
     ----------
@@ -305,7 +305,7 @@ def expect_end(
 
 
 def set_cluster_runs(runs: bool) -> None:
-    """Take note of whether a cluster is running, which needs this process and MPI."""
+    """Record whether a cluster is running, which needs this process and MPI."""
     _plan.cluster_runs = runs
 
 

@@ -57,11 +57,6 @@ class Failures(SchedulerPlugin):
 
     Their errors reach no client. Other errors reach the program with the results, which shows or
     handles them.
-
-    Parameters
-    ----------
-    scheduler : distributed.Scheduler
-    places : Places
     """
 
     name = "mpidask-failures"

@@ -142,6 +142,9 @@ class Monitor:
             try:
                 await to_daemon_thread(self._write_last, text, timeout=self._timeout)
             except asyncio.TimeoutError:
-                logger.warning("writing the summary takes more than %g s: left", self._timeout)
+                logger.warning(
+                    "the summary is not written within %g s: the last version is missing",
+                    self._timeout,
+                )
             for line in self._summary.lines():
                 logger.info(line)

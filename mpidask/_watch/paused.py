@@ -36,12 +36,7 @@ async def report_paused(scheduler: Scheduler) -> None:
 
 
 class PauseWatch:
-    """Knows which workers are paused, since when, and which of them were named.
-
-    Parameters
-    ----------
-    scheduler : distributed.Scheduler
-    """
+    """Knows which workers are paused, since when, and which of them were named."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -101,8 +96,8 @@ def _advice(worker: Any) -> Iterator[str]:
     memory, pause = worker.memory, _reported(worker).get("pause")
     if pause is not None and memory.process < _MUCH * worker.memory_limit:
         yield (
-            f"It is not for want of memory: Dask's configuration there has {_PAUSE}: {pause}, the "
-            "part of memory_limit from which a worker pauses (0.8 by default; false: never)"
+            f"Memory is not short: Dask's configuration there has {_PAUSE}: {pause}, the part of "
+            "memory_limit from which a worker pauses (0.8 by default; false: never)"
         )
     elif memory.managed > memory.unmanaged:
         yield (

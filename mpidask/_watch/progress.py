@@ -162,7 +162,7 @@ class Progress:
         silence = time.time() - task.worker.last_seen
         stack = "" if silence > _SILENCE else await self._stack(task)
         if not stack and (silence > _SILENCE or task.seconds is None):
-            return f"{text}, which has not been heard of for {duration(silence)}"
+            return f"{text}, which has sent nothing for {duration(silence)}"
         if task.seconds is not None:
             text += f" for {duration(task.seconds)}"
         return f"{text}, in {stack}" if stack else text

@@ -64,15 +64,7 @@ class WorkerRecord:
 
 
 class Summary:
-    """Samples the workers, and sums up what they did and used.
-
-    Parameters
-    ----------
-    scheduler : distributed.Scheduler
-    counts : TaskCounts
-    places : Places
-    failures : Failures
-    """
+    """Samples the workers, and sums up what they did and used."""
 
     def __init__(
         self, scheduler: Scheduler, counts: TaskCounts, places: Places, failures: Failures

@@ -24,7 +24,7 @@ class TaskCounts(SchedulerPlugin):
     Attributes
     ----------
     done, erred : int
-        Tasks that have ended: well, or because they or what they depend on raised.
+        Tasks that have ended: with a result, or because they or their dependencies raised.
     retried : int
         How often a task was sent to a worker once more.
     pending : int

@@ -72,7 +72,7 @@ def test_the_time_that_imports_took_is_shown_for_each_node():
 
 def test_nodes_without_a_common_network():
     stranger = facts("b", "192.168.1.1/24")
-    assert any("better give interface or host" in line for line in report(A, stranger))
+    assert any("set interface or host" in line for line in report(A, stranger))
 
 
 def test_this_process():

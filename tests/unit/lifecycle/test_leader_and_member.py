@@ -561,7 +561,7 @@ def test_a_signal_of_open_mpi_may_have_been_another(caplog, monkeypatch):
     monkeypatch.setattr(launcher, "BY_OPEN_MPI", True)
     run(test)
     (line,) = said(caplog, logging.WARNING)
-    assert line.endswith("was sent SIGTERM (which Open MPI's mpirun also makes of Ctrl-C)")
+    assert line.endswith("was sent SIGTERM (Open MPI's mpirun also sends it for Ctrl-C)")
 
 
 def test_signal_during_the_start():
