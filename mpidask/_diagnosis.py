@@ -210,7 +210,6 @@ def mpi_library() -> str:
     """Return the name of the MPI library, which is initialised."""
     from mpi4py import MPI
 
-    vendor, version = MPI.get_vendor()
     levels = {
         MPI.THREAD_SINGLE: "single",
         MPI.THREAD_FUNNELED: "funneled",
@@ -218,10 +217,7 @@ def mpi_library() -> str:
         MPI.THREAD_MULTIPLE: "multiple",
     }
     standard = ".".join(map(str, MPI.Get_version()))
-    return (
-        f"{vendor} {'.'.join(map(str, version))}, MPI {standard}, "
-        f"thread level {levels[MPI.Query_thread()]}"
-    )
+    return f"{launcher.library()}, MPI {standard}, thread level {levels[MPI.Query_thread()]}"
 
 
 def _versions() -> str:
