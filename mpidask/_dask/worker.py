@@ -28,14 +28,15 @@ def make_worker(
     settings: WorkerSettings,
     cluster: ConnectionInfo,
     attempt: int,
+    worker_options: Mapping[str, Any],
     *,
-    worker_options: Mapping[str, Any] | None = None,
-    by_mpi: bool = False,
+    by_mpi: bool,
 ) -> Worker | Nanny:
     """Make a worker or its nanny, not started yet; see `worker_arguments`."""
     base = worker_class(options)
-    given = options.worker_options if worker_options is None else worker_options
-    arguments = worker_arguments(base, options, settings, cluster, attempt, given, by_mpi=by_mpi)
+    arguments = worker_arguments(
+        base, options, settings, cluster, attempt, worker_options, by_mpi=by_mpi
+    )
     cls = _of_rank(base, options.shutdown_timeout)
     worker: Worker | Nanny = cls(cluster.address, **arguments)
     return worker

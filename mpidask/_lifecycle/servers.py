@@ -149,11 +149,11 @@ class WorkerSupervisor:
         Called with each message for the leader.
     on_cluster_end : callable
         Called when the scheduler closes the worker because the cluster ends.
+    worker_options : mapping
+        Further arguments for the worker class, from the user and from gangs.
     found_by_tasks : contextlib.ExitStack, optional
         Holds the settings by which a `Client()` in a task finds the cluster; the caller closes
         it. None on the client rank, where the block of the user's function does the same.
-    worker_options : mapping, optional
-        Arguments for the worker class, instead of the option `worker_options`.
     """
 
     def __init__(
@@ -163,11 +163,11 @@ class WorkerSupervisor:
         cluster: ConnectionInfo | None,
         report: Callable[[object], None],
         on_cluster_end: Callable[[], object],
+        worker_options: Mapping[str, Any],
         found_by_tasks: contextlib.ExitStack | None = None,
-        worker_options: Mapping[str, Any] | None = None,
     ) -> None:
         self._options = options
-        self._worker_options = options.worker_options if worker_options is None else worker_options
+        self._worker_options = worker_options
         self._order = order
         self._cluster = cluster
         self._report = report
@@ -255,7 +255,7 @@ class WorkerSupervisor:
                 self._order.settings,
                 cluster,
                 attempt,
-                worker_options=self._worker_options,
+                self._worker_options,
                 by_mpi=pool is not None,
             )
         if pool is not None:

@@ -362,10 +362,10 @@ def refuse(monkeypatch, *names):
     """Let workers of these names fail to start."""
     make_worker = workers.make_worker
 
-    def make(options, order, cluster, attempt, **kwargs):
+    def make(options, order, *args, **kwargs):
         if order.name in names:
             raise RuntimeError(f"no luck for {order.name}")
-        return make_worker(options, order, cluster, attempt, **kwargs)
+        return make_worker(options, order, *args, **kwargs)
 
     monkeypatch.setattr(workers, "make_worker", make)
 

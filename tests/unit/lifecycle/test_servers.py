@@ -48,7 +48,7 @@ class FakeWorker:
 
 def supervise(cluster, said, **order):
     order = StartWorker(WorkerSettings("w", 1, 1), **order)
-    return WorkerSupervisor(Options.resolve({}), order, cluster, said.append, lambda: None)
+    return WorkerSupervisor(Options.resolve({}), order, cluster, said.append, lambda: None, {})
 
 
 @pytest.mark.parametrize(
