@@ -47,12 +47,9 @@ def local_cluster(options: Options, interrupt: Interrupt) -> Iterator[Connection
             assert cluster.scheduler is not None
             cluster.sync(_arrange_pages, options, cluster.scheduler, prefix)
             found = _describe(options, cluster, prefix)
-            logger.info(
-                "no MPI job, %d workers on this machine, scheduler %s%s",
-                len(cluster.workers),
-                found.address,
-                _dashboard_suffix(found),
-            )
+            workers = f"{len(cluster.workers)} workers on this machine"
+            parts = ["no MPI job", workers, f"scheduler {found.address}"]
+            logger.info(", ".join([*parts, *found.describe_dashboard()]))
             protocol.remember(found.address, protocol.NO_MPI_JOB)
             file = scheduler_file.written(options.scheduler_file, cluster.scheduler, found)
             with _in_loop(cluster, file), _monitored(options, cluster):
@@ -95,13 +92,6 @@ def _describe(options: Options, cluster: LocalCluster, prefix: str) -> Connectio
         dashboard_open_to=dashboard.open_to(options, cluster.scheduler),
         http_prefix=prefix,
     )
-
-
-def _dashboard_suffix(cluster: ConnectionInfo) -> str:
-    if cluster.dashboard is None:
-        return ""
-    audience = f", open to {cluster.dashboard_open_to}" if cluster.dashboard_open_to else ""
-    return f", dashboard {cluster.dashboard}{audience}"
 
 
 @contextlib.contextmanager

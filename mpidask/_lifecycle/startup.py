@@ -214,12 +214,7 @@ class Startup:
         parts.append(f"scheduler {self.cluster.address}")
         if self.cluster.security is None:
             parts.append("open to everyone who can reach it")
-        if self.cluster.dashboard:
-            tunnel = f" (from outside: {self.cluster.tunnel})" if self.cluster.tunnel else ""
-            parts.append(f"dashboard {self.cluster.dashboard}{tunnel}")
-            if self.cluster.dashboard_open_to:
-                parts.append(f"open to {self.cluster.dashboard_open_to}")
-        return ", ".join(parts)
+        return ", ".join([*parts, *self.cluster.describe_dashboard()])
 
     def _resources(self) -> list[str]:
         from dask.utils import format_bytes

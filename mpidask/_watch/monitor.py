@@ -46,11 +46,12 @@ async def start_monitor(
     """
     if options.summary is not None:
         await to_daemon_thread(summaries.file(options.summary).prepare)
-    failures = Failures(scheduler, Places(places))
+    known = Places(places)
+    failures = Failures(scheduler, known)
     scheduler.add_plugin(failures)
     if options.progress is None and options.summary is None:
         return None
-    return Monitor(options, scheduler, Places(places), failures)
+    return Monitor(options, scheduler, known, failures)
 
 
 class Monitor:
