@@ -1,6 +1,6 @@
 """What a job looks like from inside, as text to paste into a problem report.
 
-Rank 0 prints what it knows by itself first, so that there is something to read even if MPI
+Rank 0 prints what it knows without the others first, so that there is something to read even if MPI
 does not come up; then what all ranks know.
 """
 
@@ -281,7 +281,7 @@ def _shown(values: Mapping[str, Any]) -> str:
 
 
 def of_process(facts: Facts) -> str:
-    """Return what one process knows by itself, as text."""
+    """Return what one process knows without the others, as text."""
     lines = [
         *facts.software.items(),
         ("launcher", facts.launched),

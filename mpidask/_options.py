@@ -560,14 +560,14 @@ class CommonOptions(TypedDict, total=False):
 
 
 class ProgramOptions(CommonOptions, total=False):
-    """The options of programs, but for `exit`, which has overloads of its own."""
+    """The options of programs except `exit`, which has its own overloads."""
 
     scheduler_file: str | os.PathLike[str] | None
     address: str | None
 
 
 class JoinOptions(CommonOptions, total=False):
-    """The options of `join_existing`, but for its first parameters."""
+    """The options of `join_existing` except its first parameters."""
 
     exit: bool
 

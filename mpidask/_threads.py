@@ -1,6 +1,6 @@
 """Threads and tasks: how mpidask starts them, and what the main thread does.
 
-All threads are daemons. `asyncio.to_thread` and executors are no alternative for calls that may
+All threads are daemons. `asyncio.to_thread` and executors are unsuitable for calls that may
 never return, such as into a file system that hangs: Python joins their threads when it exits.
 """
 

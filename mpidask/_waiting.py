@@ -114,7 +114,7 @@ async def poll(
 class Changes:
     """Wakes coroutines that wait until something has changed: `asyncio.Condition` without a lock.
 
-    `notify` is no coroutine, so callbacks can call it.
+    `notify` is not a coroutine, so callbacks can call it.
     """
 
     def __init__(self) -> None:

@@ -86,7 +86,7 @@ def adjust_process_memory(worker: Worker, adjust: Callable[[int], int]) -> None:
 def count_shared_memory_once(nanny: Nanny) -> None:
     """Let a nanny that does not run yet terminate its child for the child's share of memory only.
 
-    It goes by the resident set, which counts memory that processes share in each of them.
+    It looks at the resident set, which counts memory that processes share in each of them.
     """
     from tornado.ioloop import PeriodicCallback
 

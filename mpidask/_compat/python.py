@@ -76,7 +76,7 @@ def skip_main_module(data: dict[str, Any]) -> None:
 def is_import_statement(caller: FrameType) -> bool:
     """Whether a module's ``__getattr__`` with this caller serves ``from module import name``.
 
-    The import system would replace an AttributeError by an ImportError of its own.
+    The import system would replace an AttributeError by its own ImportError.
     """
     return caller.f_globals.get("__name__") in _IMPORT_SYSTEM
 

@@ -156,7 +156,7 @@ class NotRegularError(OSError):
 
 
 def kind_of(status: os.stat_result) -> str:
-    """Name what is no regular file."""
+    """Name the kind of what is not a regular file."""
     return _KINDS.get(stat.S_IFMT(status.st_mode), "a device")
 
 

@@ -1,6 +1,6 @@
 """Releases memory that is only cached, when a worker runs low on it.
 
-Dask pauses a worker because of the size of its process. That includes memory that nobody uses: what
+Dask pauses a worker because of the size of its process. That includes unused memory: what
 malloc keeps after `free`, and the transport's buffers. Once all results are on disk, nothing of
 Dask's reduces it further, and the worker would stay paused. Nannies start their workers with
 ``MALLOC_TRIM_THRESHOLD_``, which glibc reads when a process starts; ranks run already.

@@ -3,7 +3,7 @@
 Multiprocessing imports the main module in every process it spawns, under another name than
 ``__main__``, for functions that are pickled by name. A call below ``if __name__ == "__main__":``
 does not run there; any other does. A cluster that is asked for there would fail in each child, and
-a pool starts new children for ever; so none is started.
+a pool would start new children forever; so no cluster starts there.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def _unguarded_line() -> str | None:
 
 
 def _guards(node: ast.AST, line: int) -> bool:
-    """Whether a statement runs this line only if the process is no child."""
+    """Whether a statement runs this line only if the process is not a child."""
     if not isinstance(node, ast.If) or not node.lineno <= line <= (node.end_lineno or 0):
         return False
     parts = list(ast.walk(node.test))

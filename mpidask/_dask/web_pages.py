@@ -103,7 +103,7 @@ def load_dashboard_late(scheduler: Scheduler, prefix: str) -> None:
     application = scheduler.http_application
     # Asked last: the first application that has a handler answers.
     application.add_application(web.Application([rule(_PAGE)]))
-    # This page of distributed's own imports bokeh, in the event loop, to list the others.
+    # This page of distributed imports bokeh, in the event loop, to list the others.
     route_first(application, rule("/individual-plots.json"))
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: Set by ``mpirun --with-ft ulfm``.
 _FAULT_TOLERANCE = "OMPI_MCA_mpi_ft_enable"
-#: Seconds to wait for the reason when only the revoked communicator tells of a failure.
+#: Seconds to wait for the reason when only the revoked communicator shows a failure.
 _REASON_TIMEOUT = 10
 
 #: Communicators that may have messages left on them, since their gangs failed. They are never

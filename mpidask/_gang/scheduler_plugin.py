@@ -123,7 +123,7 @@ class Run:
     def _ends_by_itself(self) -> bool:
         """Whether it may continue after it was cancelled, as plain tasks do.
 
-        Interrupting some ranks would leave others in MPI for ever, unless a revoked
+        Interrupting some ranks would leave others in MPI forever, unless a revoked
         communicator wakes them.
         """
         return self.started and not self.has_lost_ranks and not can_be_revoked()

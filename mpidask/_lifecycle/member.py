@@ -64,7 +64,7 @@ class Member:
     """Run what the leader orders on one rank, and report.
 
     After `RankReady` it takes orders in any sequence: `StartScheduler`, `StartWorker`,
-    `Running`, and at last, or at any time, `End`. What it starts runs in tasks of its own.
+    `Running`, and finally, or at any time, `End`. What it starts runs in separate tasks.
 
     Parameters
     ----------

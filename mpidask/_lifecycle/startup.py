@@ -97,7 +97,7 @@ class Startup:
             case RankReady() if self.everyone_is_ready:
                 yield self._scheduler_order()
             case ConnectionInfo():
-                # A message of its own: it has the credentials, and is pickled once for all.
+                # A separate message: it has the credentials, and is pickled once for all ranks.
                 yield from ((worker, message) for worker in self.roles.workers)
                 yield from self._worker_orders()
 

@@ -25,7 +25,7 @@ _ANSWERING = 3
 #: How many hosts the report lists.
 _HOSTS = 20
 #: Private duplicates made so far, each with a count of the clusters that used it. They are kept
-#: until the program exits, as the ranks meet on them once more then.
+#: until the program exits, as the ranks meet on them again then.
 _duplicates: list[tuple[MPI.Intracomm, Iterator[int]]] = []
 
 
@@ -178,6 +178,6 @@ async def _roll_call(
         while comm.iprobe(tag=tag, status=status):
             present[status.Get_source()] = comm.recv(source=status.Get_source(), tag=tag)
         requests = [request for request in requests if not request.Test()]
-        # Ranks that are no candidates send to each other only if no candidate is here.
+        # Ranks that are not candidates send to each other only if no candidate is here.
         second_call = rank not in candidates and not present.keys() <= {rank, *candidates}
         await asyncio.sleep(0.03)

@@ -80,7 +80,7 @@ class Communicator:
         """Drop sent messages among the oldest `number`, and return whether all have been sent.
 
         Only a few are tested at a time, so that n messages cost O(n); and in turn, so that a
-        message to a dead rank does not keep all others.
+        message to a dead rank does not block the others.
         """
         for _ in range(min(number, len(self._unsent))):
             request = self._unsent.popleft()

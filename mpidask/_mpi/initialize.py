@@ -81,7 +81,7 @@ def require_threads() -> None:
     if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
         raise MPIDaskError(
             "MPI was not initialised for several threads, and mpidask talks to the other ranks "
-            "from a thread of its own, at any time: leave mpi4py.rc.thread_level at its default "
+            "from a separate thread, at any time: leave mpi4py.rc.thread_level at its default "
             "'multiple'"
         )
 

@@ -182,7 +182,7 @@ class ExitBarrier:
         notice = self._notice if self.reports else None
         if not wait(self._barrier(0), notice, _pauses(), unless=check):
             return False
-        # All messages must be received, and nobody knows how many there are: so all meet again.
+        # All messages must be received, and no rank knows how many there are: so all meet again.
         for request in self._sent:
             wait(request, None, _pauses(), unless=self._receive)
         return wait(self._barrier(1), None, _pauses(), unless=self._receive)
@@ -291,7 +291,7 @@ def expect_end(
     goes_on_alone : bool
         Whether this rank is that one.
     timeout : float
-        Seconds that other ranks have at most, should this one end with an error.
+        Seconds that other ranks have at most, if this one ends with an error.
     """
     from mpi4py import MPI
 

@@ -141,7 +141,7 @@ def library() -> str:
 
 
 def refuse_other_mpi() -> None:
-    """Raise `MPIDaskError` if `MPI_Init` would fail, or make each rank a job of its own.
+    """Raise `MPIDaskError` if `MPI_Init` would fail, or make each rank a separate job.
 
     MPICH would end the process, and Open MPI print warnings on all ranks.
     """

@@ -38,7 +38,7 @@ class _PendingSend(NamedTuple):
 
 
 class Channel:
-    """A stream of distributed's own, with a rendezvous protocol for large frames.
+    """A stream of distributed, with a rendezvous protocol for large frames.
 
     Messages on the stream are plain, or `Serialized`, so that the stream neither copies nor
     inspects the frames. A header with ``rts`` (request to send) lists index and size of the frames
@@ -162,7 +162,7 @@ class Channel:
         """Receive the missing frames of a message by MPI."""
         if self._context is None or peer is None:
             raise CommClosedError(
-                f"{self._stream!r} requests to send by MPI, but is no other rank of this job"
+                f"{self._stream!r} requests to send by MPI, but is not another rank of this job"
             )
         frames = list(message.frames)
         buffers = self._context.allocate([size for _, size in bulk])

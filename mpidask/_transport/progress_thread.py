@@ -64,7 +64,7 @@ class Transfer(Future[None]):
 
 
 class ProgressThread:
-    """Sends and receives in a thread of its own, and keeps buffers alive while MPI needs them.
+    """Sends and receives in a thread, and keeps buffers alive while MPI needs them.
 
     It waits inside MPI, which spins, as long as transfers make progress. Without progress the
     peer is late, stopped or dead: then it sleeps, and polls MPI only briefly in between.

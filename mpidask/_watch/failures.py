@@ -139,7 +139,7 @@ class Failures(SchedulerPlugin):
         logger.warning("task %s failed%s: %s", first.key, place, first.exception)
 
     async def before_close(self) -> None:
-        """Log the rest; what becomes of tasks while the scheduler closes is no failure."""
+        """Log the rest; what happens to tasks while the scheduler closes does not count."""
         self._scheduler.remove_plugin(self.name)
         if self._not_logged:
             logger.warning("more tasks failed whose results nobody waits for: %d", self._not_logged)

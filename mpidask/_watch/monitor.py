@@ -89,7 +89,7 @@ class Monitor:
             self._tasks.append(asyncio.create_task(progress.run()))
 
     def _stop_counting(self) -> None:
-        """Take a last sample: what becomes of tasks while the scheduler closes is no work."""
+        """Take a last sample: what happens to tasks while the scheduler closes does not count."""
         if self._summary is not None:
             self._summary.sample()
         self._scheduler.remove_plugin(TaskCounts.name)
@@ -131,7 +131,7 @@ class Monitor:
             logger.warning("the summary can't be written: %s", self._file.explain(error))
 
     async def finish(self, status: int) -> None:
-        """Write the summary for the last time, and log it in short."""
+        """Write the summary for the last time, and log the gist."""
         for task in self._tasks:
             task.cancel()
         for ended in await asyncio.gather(*self._tasks, return_exceptions=True):

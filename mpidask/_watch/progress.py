@@ -75,7 +75,7 @@ class Progress:
         self._past.append((time.monotonic(), self._counts.ended, self._counts.pending))
 
     async def run(self) -> None:
-        """Log lines for ever; on a terminal, rewrite one line each second."""
+        """Log lines until cancelled; on a terminal, rewrite one line each second."""
         live = asyncio.create_task(self._live()) if sys.stderr.isatty() else None
         try:
             while True:

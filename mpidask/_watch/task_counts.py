@@ -26,7 +26,7 @@ class TaskCounts(SchedulerPlugin):
     done, erred : int
         Tasks that have ended: with a result, or because they or their dependencies raised.
     retried : int
-        How often a task was sent to a worker once more.
+        How often a task was sent to a worker again.
     pending : int
         Tasks that wait or run.
     dropped : int
@@ -43,7 +43,7 @@ class TaskCounts(SchedulerPlugin):
         self._tasks = scheduler.tasks
         self.done = self.erred = self.retried = self.pending = self.dropped = 0
         self._released: dict[Any, str] = {}  # by key, from which state; most for a moment only
-        self._again: set[Any] = set()  # keys of tasks that wait to be sent once more
+        self._again: set[Any] = set()  # keys of tasks that wait to be sent again
         self.first_ended: float | None = None
         self.busy_seconds = 0.0
 
