@@ -243,7 +243,7 @@ def test_without_mpi(passes):
                 try:
                     submit_mpi(total, ranks=2)
                 except mpidask.NotEnoughRanksError as error:
-                    assert "is no MPI job" in str(error), error
+                    assert "is not an MPI job" in str(error), error
             with Client(n_workers=1, dashboard_address=':0') as client:
                 assert client.gather(submit_mpi(total, 5)) == [5]
             print("good")
