@@ -42,7 +42,7 @@ def _entry(field: dataclasses.Field[Any]) -> str:
     data = field.metadata
     return (
         f"```{{confval}} {field.name}\n"
-        f"*{data['kind'].words}; default:* `{data['default']!r}`\n\n"
+        f"*{data['kind'].description}; default:* `{data['default']!r}`\n\n"
         f"{data['help'][0].upper()}{data['help'][1:]}.\n\n"
         f"*Taken by* {', '.join([*_functions(field.name), *_flag(field.name)])}\n"
         "```\n"

@@ -62,7 +62,7 @@ _IN_DASK_MPI = {
 
 def __getattr__(name: str) -> object:
     if name in _IN_DASK_MPI:
-        hint = f"{name} is dask-mpi's, mpidask has none: {_IN_DASK_MPI[name]}"
+        hint = f"{name} belongs to dask-mpi, not mpidask: {_IN_DASK_MPI[name]}"
         # `from mpidask import initialize` asks first whether there is one, and would make its
         # own ImportError, without the hint, of an AttributeError.
         raise (ImportError if _is_import_statement(_sys._getframe(1)) else AttributeError)(hint)

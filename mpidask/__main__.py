@@ -16,7 +16,7 @@ import pkgutil
 import runpy
 import sys
 from collections.abc import Callable
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
 import click
@@ -26,7 +26,7 @@ from mpidask import __version__
 from mpidask import _diagnosis as diagnosis
 from mpidask._api import mpi_dask
 from mpidask._dask.client import local_scripts_use_the_job
-from mpidask._errors import MPIDaskError, without_internal_frames
+from mpidask._errors import MPIDaskError, trace_beyond, without_internal_frames
 from mpidask._flags import DIAGNOSE, Positional, RankedCommand, flags, given
 from mpidask._lifecycle.front_end import is_usage_error
 
@@ -130,16 +130,10 @@ def _run_as_python_would(execute: Callable[[str], object], what: str) -> None:
     except (SystemExit, KeyboardInterrupt):
         raise
     except BaseException as error:
-        error = error.with_traceback(_beyond_us(error.__traceback__))
+        ours = {__file__, runpy.__file__, "<frozen runpy>"}
+        error = error.with_traceback(trace_beyond(error.__traceback__, ours))
         sys.excepthook(type(error), error, error.__traceback__)
         raise SystemExit(1) from None
-
-
-def _beyond_us(trace: TracebackType | None) -> TracebackType | None:
-    ours = {__file__, runpy.__file__, "<frozen runpy>"}
-    while trace is not None and trace.tb_frame.f_code.co_filename in ours:
-        trace = trace.tb_next
-    return trace
 
 
 class _ProgramCommand(RankedCommand):

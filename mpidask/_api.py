@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 import wrapt
 
+from mpidask._dask.client import connected, connected_async
 from mpidask._errors import without_internal_frames
 from mpidask._lifecycle.front_end import JOIN, prepared, raise_once, serve
 from mpidask._lifecycle.signals import Interrupt, raise_as_python_would
@@ -23,7 +24,7 @@ from mpidask._mpi import initialize, job_exit
 from mpidask._options import JoinOptions, Options, ProgramOptions
 from mpidask._signatures import with_options
 from mpidask._threads import in_daemon_thread
-from mpidask._watch.performance_report import connected, connected_async
+from mpidask._watch.performance_report import reported, reported_async
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -113,7 +114,8 @@ class Block(Generic[Yields]):
             interrupt.act(raise_as_python_would)
             client = None
             if cluster is not None:
-                client = stack.enter_context(connected(cluster, options, direct=direct))
+                client = stack.enter_context(connected(cluster, direct=direct))
+                stack.enter_context(reported(client, options))
                 stack.callback(interrupt.disarm)
             self._leave = stack.pop_all().__exit__
         return cast(Yields, client)
@@ -133,8 +135,9 @@ class Block(Generic[Yields]):
                 interrupt.act(_cancelling_current_task(interrupt))
                 client = None
                 if cluster is not None:
-                    connecting = connected_async(cluster, options, direct=direct)
+                    connecting = connected_async(cluster, direct=direct)
                     client = await stack.enter_async_context(connecting)
+                    await stack.enter_async_context(reported_async(client, options))
                     stack.callback(_end_interruptible, interrupt)
                 self._leave_async = stack.pop_all().__aexit__
         return cast(Yields, client)

@@ -1,6 +1,6 @@
 """What a job looks like from inside, as text to paste into a problem report.
 
-Rank 0 prints what it knows by itself first, so that there is something to read even if MPI
+Rank 0 prints what it knows without the others first, so that there is something to read even if MPI
 does not come up; then what all ranks know.
 """
 
@@ -30,6 +30,7 @@ from mpidask._mpi.communicator import TO_LEADER
 from mpidask._mpi.initialize import communicator
 from mpidask._options import Options
 from mpidask._placement.node import Node, interfaces, scheduler_host, this_node
+from mpidask._text import count, describe, name_rank
 from mpidask._waiting import Deadline
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ def _why_not() -> str:
     try:
         import mpi4py.MPI  # noqa: F401
     except (ImportError, RuntimeError) as error:  # not installed, or finds no MPI library
-        return f"{type(error).__name__}: {error}"
+        return describe(error)
     return "MPI did not start"
 
 
@@ -186,7 +187,7 @@ def facts_of_this_process(
         if options.interface is not None:
             get_ip_interface(options.interface)
     except (TypeError, ValueError) as error:
-        problem = f"{type(error).__name__}: {error}"
+        problem = describe(error)
     return Facts(
         node=this_node(cpu_quota()),
         memory=memory_limit(),
@@ -209,7 +210,6 @@ def mpi_library() -> str:
     """Return the name of the MPI library, which is initialised."""
     from mpi4py import MPI
 
-    vendor, version = MPI.get_vendor()
     levels = {
         MPI.THREAD_SINGLE: "single",
         MPI.THREAD_FUNNELED: "funneled",
@@ -217,10 +217,7 @@ def mpi_library() -> str:
         MPI.THREAD_MULTIPLE: "multiple",
     }
     standard = ".".join(map(str, MPI.Get_version()))
-    return (
-        f"{vendor} {'.'.join(map(str, version))}, MPI {standard}, "
-        f"thread level {levels[MPI.Query_thread()]}"
-    )
+    return f"{launcher.library()}, MPI {standard}, thread level {levels[MPI.Query_thread()]}"
 
 
 def _versions() -> str:
@@ -284,7 +281,7 @@ def _shown(values: Mapping[str, Any]) -> str:
 
 
 def of_process(facts: Facts) -> str:
-    """Return what one process knows by itself, as text."""
+    """Return what one process knows without the others, as text."""
     lines = [
         *facts.software.items(),
         ("launcher", facts.launched),
@@ -309,13 +306,13 @@ def of_job(found: Mapping[int, Facts], size: int, library: str) -> str:
     by_host: dict[str, list[int]] = defaultdict(list)
     for rank, facts in sorted(found.items()):
         by_host[facts.node.host].append(rank)
-    count = f"{size} on {len(by_host)} node" + "s" * (len(by_host) > 1)
+    ranks = f"{size} on {count(len(by_host), 'node')}"
     missing = sorted(set(range(size)) - found.keys())
     if missing:
-        count += f"; no answer from ranks {_ranges(missing)}"
-    lines = [("MPI", library), ("ranks", count)]
-    for host, ranks in by_host.items():
-        lines.append((host, f"ranks {_ranges(ranks)}; {_machine([found[r] for r in ranks])}"))
+        ranks += f"; no answer from ranks {_ranges(missing)}"
+    lines = [("MPI", library), ("ranks", ranks)]
+    for host, here in by_host.items():
+        lines.append((host, f"ranks {_ranges(here)}; {_machine([found[rank] for rank in here])}"))
     lines.append(("scheduler", _listens_on(found)))
     lines += [("differs", f"rank {rank}: {what}") for rank, what in _differences(found)]
     lines += [("problem", what) for what in _problems(found)]
@@ -329,8 +326,8 @@ def _machine(facts: list[Facts]) -> str:
     per_rank = _span(min(bound), max(bound))
     imports = [round(each.import_time, 1) for each in facts]
     quota = facts[0].node.cpu_quota
-    limited = f" (of which a cgroup lets {quota} be busy)" if quota else ""
-    networks = ", ".join(facts[0].networks) or "loopback alone"
+    limited = f" (a cgroup allows the use of {quota})" if quota else ""
+    networks = ", ".join(facts[0].networks) or "only loopback"
     return (
         f"{len(cpus)} CPUs{limited}, {per_rank} for each rank; "
         f"memory {facts[0].memory / 2**30:.1f} GiB; {networks}; "
@@ -344,7 +341,7 @@ def _listens_on(found: Mapping[int, Facts]) -> str:
     if address is None:
         return (
             "no address of rank 0's node is in a network that all nodes are in: "
-            "Dask chooses one; better give interface or host"
+            "Dask chooses one; set interface or host"
         )
     return f"listens on {address}, unless interface or host are given"
 
@@ -366,7 +363,7 @@ def _problems(found: Mapping[int, Facts]) -> Iterable[str]:
     for rank, facts in sorted(found.items()):
         if facts.problem is not None and facts.problem not in seen:
             seen.add(facts.problem)
-            yield f"rank {rank} on {facts.node.host}: {facts.problem}"
+            yield f"{name_rank(rank, facts.node.host)}: {facts.problem}"
 
 
 def _span(low: float, high: float) -> str:

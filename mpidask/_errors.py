@@ -17,10 +17,9 @@ from __future__ import annotations
 
 import functools
 import os
-import socket
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Container
 from types import TracebackType
 
 
@@ -51,7 +50,7 @@ class NotEnoughRanksError(MPIDaskError):
     ...         submit_mpi(print, ranks=2)
     ...     except NotEnoughRanksError as error:
     ...         print(error)
-    2 ranks are asked for, and this cluster has one rank: it is no MPI job of mpidask's
+    asked for 2 ranks, but this cluster has only one: it is not an MPI job
     """
 
 
@@ -150,7 +149,7 @@ for _error in (
 
 
 class without_internal_frames:  # noqa: N801 (a function to its users)
-    """Leave frames of mpidask's out of the tracebacks of usage and startup errors.
+    """Leave mpidask's own frames out of the tracebacks of usage and startup errors.
 
     Frames of the user's and of other packages are shown. A frame can't remove itself from a
     traceback, so whatever prints the traceback has to: `sys.excepthook` does it here, and IPython
@@ -185,8 +184,15 @@ def _show_in_brief() -> None:
     sys.excepthook = show_in_brief
 
 
+def trace_beyond(trace: TracebackType | None, files: Container[str]) -> TracebackType | None:
+    """Return a traceback without its first frames, as far as they are in certain files."""
+    while trace is not None and trace.tb_frame.f_code.co_filename in files:
+        trace = trace.tb_next
+    return trace
+
+
 def _beyond_our_frames(trace: TracebackType | None) -> TracebackType | None:
-    """Return the part of a traceback behind the last frame of mpidask's."""
+    """Return the part of a traceback after mpidask's last frame."""
     beyond = trace
     while trace is not None:
         is_ours, trace = _is_ours(trace), trace.tb_next
@@ -205,21 +211,3 @@ def _without_our_frames(trace: TracebackType | None) -> TracebackType | None:
 def _is_ours(trace: TracebackType) -> bool:
     ours = os.path.dirname(__file__) + os.sep
     return trace.tb_frame.f_code.co_filename.startswith(ours)
-
-
-def name_this_rank(rank: int) -> str:
-    """Name the rank of this process, with its host."""
-    return f"rank {rank} on {socket.gethostname()}"
-
-
-def name_ranks(ranks: Iterable[int]) -> str:
-    """Name ranks in a message by their numbers."""
-    listed = list(ranks)
-    return f"rank{'s' if len(listed) != 1 else ''} {list_ranks(listed, str)}"
-
-
-def list_ranks(ranks: Iterable[int], name: Callable[[int], str]) -> str:
-    """Name ranks in a message, each in some way, at most 20 of them."""
-    listed = sorted(ranks)
-    more = f" and {len(listed) - 20} more" if len(listed) > 20 else ""
-    return ", ".join(map(name, listed[:20])) + more

@@ -80,7 +80,7 @@ class RankedCommand(click.Command):
 
 
 class Positional(click.Argument):
-    """An argument with a help text, which Click's has not."""
+    """An argument with a help text, which Click's lack."""
 
     def __init__(self, *args: Any, text: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -112,7 +112,7 @@ def flags(
     Parameters
     ----------
     leave_out : collection of str
-        Options without a meaning for the command.
+        Options that make no sense for the command.
     defaults : mapping, optional
         Defaults of the command that differ from those declared.
     """

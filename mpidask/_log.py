@@ -22,19 +22,23 @@ def flush_output() -> None:
 def printing_line_by_line(*, restore: bool) -> Iterator[None]:
     """Make standard output line-buffered.
 
-    A rank's standard output is no terminal: it would come in blocks, mostly at the end of the
-    program, and be lost if the rank is killed.
+    A rank's standard output is not a terminal, so Python would write it in blocks, mostly at the
+    end of the program, and the rest would be lost if the rank is killed.
     """
     stream = sys.stdout
-    ours = isinstance(stream, io.TextIOWrapper) and not (
-        stream.line_buffering or stream.write_through or stream.closed  # chosen by the program
-    )
-    if ours and isinstance(stream, io.TextIOWrapper):
-        stream.reconfigure(line_buffering=True)
+    if (
+        not isinstance(stream, io.TextIOWrapper)
+        or stream.closed
+        or stream.line_buffering
+        or stream.write_through  # chosen by the program
+    ):
+        yield
+        return
+    stream.reconfigure(line_buffering=True)
     try:
         yield
     finally:
-        if ours and restore and isinstance(stream, io.TextIOWrapper) and not stream.closed:
+        if restore and not stream.closed:
             stream.reconfigure(line_buffering=False)
 
 

@@ -33,13 +33,13 @@ class Kind:
         Returns the value to use, or raises `TypeError` or `ValueError`.
     metavar : str
         Its placeholder on command lines; empty where the flag takes no value, or there is none.
-    words : str
-        Its description in the documentation, with units.
+    description : str
+        For the documentation, with units.
     """
 
     check: Check
     metavar: str
-    words: str
+    description: str
 
 
 def _declare(group: str, default: Any, kind: Kind, help: str) -> Any:
@@ -312,7 +312,7 @@ class Options:
         True,
         BOOLEAN,
         "with security, put a secret of this job into the path of the dashboard, so that only "
-        "those find it who have its link",
+        "those who have its link can open it",
     )
     nthreads: int | str = _worker(
         "auto",
@@ -427,7 +427,7 @@ class Options:
         TypeError
             For a name that does not exist, or a value of the wrong type.
         ValueError
-            For a value that can't be, or options that contradict each other.
+            For an invalid value, or options that contradict each other.
         """
         import dask
 
@@ -560,14 +560,14 @@ class CommonOptions(TypedDict, total=False):
 
 
 class ProgramOptions(CommonOptions, total=False):
-    """The options of programs, but for `exit`, which has overloads of its own."""
+    """The options of programs except `exit`, which has its own overloads."""
 
     scheduler_file: str | os.PathLike[str] | None
     address: str | None
 
 
 class JoinOptions(CommonOptions, total=False):
-    """The options of `join_existing`, but for its first parameters."""
+    """The options of `join_existing` except its first parameters."""
 
     exit: bool
 

@@ -82,7 +82,7 @@ def _parameter(field: dataclasses.Field[Any], default: Any) -> inspect.Parameter
 
 def _described(field: dataclasses.Field[Any], default: Any) -> str:
     data = field.metadata
-    return f"{field.name} : {data['kind'].words}; default {default!r}\n    {data['help']}"
+    return f"{field.name} : {data['kind'].description}; default {default!r}\n    {data['help']}"
 
 
 def _with_section(text: str, title: str, entries: list[str]) -> str:

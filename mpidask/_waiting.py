@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
 from mpidask._log import logger, logging_to_stderr
-from mpidask._threads import in_daemon_thread
+from mpidask._threads import start_daemon_thread
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -96,62 +96,53 @@ def wait(
 
 
 async def poll(
-    test: Callable[[], Result | None], *, longest: float = 0.02, waker: Waker | None = None
+    test: Callable[[], Result | None], *, longest: float = 0.02, changes: Changes | None = None
 ) -> Result:
-    """Call `test` until it returns something true, and return that."""
-    waker = waker or Waker()
+    """Call `test` until it returns something true, and return that.
+
+    After `changes.notify` it polls at once, then with short pauses again.
+    """
+    changes = changes or Changes()
     while True:
         for pause in backoff(longest):
             if result := test():
                 return result
-            if await waker.pause(pause):
-                break  # start again with short pauses
-
-
-class Waker:
-    """Wakes polling coroutines early, as there may be something to find now."""
-
-    def __init__(self) -> None:
-        self._woken: asyncio.Future[None] | None = None
-
-    def wake(self) -> None:
-        """Poll at once, then with short pauses again."""
-        if self._woken is not None and not self._woken.done():
-            self._woken.set_result(None)
-
-    async def pause(self, seconds: float) -> bool:
-        """Sleep, and return whether `wake` cut it short."""
-        if self._woken is None or self._woken.done():
-            self._woken = asyncio.get_running_loop().create_future()
-        done, _ = await asyncio.wait([self._woken], timeout=seconds)
-        return bool(done)
+            if await changes.wait(pause):
+                break
 
 
 class Changes:
     """Wakes coroutines that wait until something has changed: `asyncio.Condition` without a lock.
 
-    `notify` is no coroutine, so callbacks can call it.
+    `notify` is not a coroutine, so callbacks can call it.
     """
 
     def __init__(self) -> None:
-        self._change = asyncio.Event()
+        self._next: asyncio.Future[None] | None = None
 
     def notify(self) -> None:
-        """Let all that wait test again."""
-        self._change.set()
-        self._change = asyncio.Event()
+        """Wake all coroutines that wait now."""
+        if self._next is not None and not self._next.done():
+            self._next.set_result(None)
+
+    async def wait(self, timeout: float | None = None) -> bool:
+        """Wait for the next `notify`, and return whether it came within `timeout` seconds."""
+        if self._next is None or self._next.done():
+            self._next = asyncio.get_running_loop().create_future()
+        done, _ = await asyncio.wait([self._next], timeout=timeout)
+        return bool(done)
 
     async def until(self, test: Callable[[], object]) -> None:
         """Wait until `test` returns something true."""
         while not test():
-            await self._change.wait()
+            await self.wait()
 
 
 class WaitNotice:
     """Log now and then what a long wait is for.
 
-    A polling loop calls `check`, and a thread with nothing else to do `repeat_until`. Around a wait
-    that can't, ``with`` logs from a thread, and ``async with`` from a task.
+    A polling loop calls `check`, and a thread with nothing else to do `repeat_until`. Around other
+    waits, ``with`` logs from a thread, and ``async with`` from a task.
 
     Parameters
     ----------
@@ -198,7 +189,7 @@ class WaitNotice:
             self.check()
 
     def __enter__(self) -> None:
-        in_daemon_thread(self.repeat_until, self._done)
+        start_daemon_thread(self.repeat_until, self._done)
 
     def __exit__(self, *error: object) -> None:
         self._done.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,7 @@ def all_clients() -> list[Client]:
 def forget_client(client: Client) -> None:
     """Keep an asynchronous client whose event loop has ended from being the current one.
 
-    It can't be closed any more, and `Client.current` goes by this status.
+    It can't be closed any more, and `Client.current` looks at this status.
     """
     client.status = "closed"
 
@@ -74,9 +75,9 @@ def set_addresses(comm: Comm, local: str, peer: str) -> None:
 
 
 def adjust_process_memory(worker: Worker, adjust: Callable[[int], int]) -> None:
-    """Let a worker take another number for the memory of its process, from what it measures.
+    """Adjust the number that a worker takes for the memory of its process.
 
-    It spills and pauses by that, and reports it. The method exists to be replaced, in tests.
+    It spills and pauses by that, and reports it. The method exists to be replaced (in tests).
     """
     measure = worker.monitor.get_process_memory
     worker.monitor.get_process_memory = lambda: adjust(measure())  # type: ignore[method-assign]
@@ -115,7 +116,7 @@ def _freeing(process: Callable[..., Any]) -> Callable[..., Any]:
 def count_shared_memory_once(nanny: Nanny) -> None:
     """Let a nanny that does not run yet terminate its child for the child's share of memory only.
 
-    It goes by the resident set, which counts memory that processes share in each of them.
+    It looks at the resident set, which counts memory that processes share in each of them.
     """
     from tornado.ioloop import PeriodicCallback
 
@@ -312,6 +313,27 @@ NOT_RESTARTED = re.compile(
 SCHEDULER_LOST = ("Failed to reconnect to scheduler", "Batched Comm Closed")
 #: The method of distributed's listeners whose failures tornado logs.
 LISTENERS_HANDLER = "_handle_stream"
+
+
+# -- Warnings. -------------------------------------------------------------------------------
+
+# Patterns for the beginnings of their texts.
+
+#: From servers whose dashboard gets another port than asked for.
+PORT_IN_USE = r"\s*Port \d+ is already in use"
+#: From servers on a machine whose only network is loopback.
+ONLY_LOOPBACK = "Couldn't detect a suitable IP address"
+#: From workers whose `local_directory` is on a slow file system.
+SLOW_FILES = "Creating scratch directories is taking a surprisingly long time"
+
+
+@contextlib.contextmanager
+def without_warnings(*texts: str) -> Iterator[None]:
+    """Ignore some warnings, which have no categories of their own."""
+    with warnings.catch_warnings():
+        for text in texts:
+            warnings.filterwarnings("ignore", message=text)
+        yield
 
 
 # -- dask. -----------------------------------------------------------------------------------

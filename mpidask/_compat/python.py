@@ -8,6 +8,11 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+#: The modules of pools whose threads Python joins when it exits, though they may be daemons.
+POOL_MODULES = ("concurrent.futures.thread", "concurrent.futures.process")
+#: In the commands of processes of multiprocessing and joblib that end with the one that started
+#: them.
+HELPER_PROCESSES = ("resource_tracker", "multiprocessing.forkserver")
 #: The name under which multiprocessing imports the main module in a spawned child.
 MAIN_MODULE_IN_CHILD = "__mp_main__"
 #: Where the preparation data of a spawned child name the main module.
@@ -23,6 +28,11 @@ def call_before_threads_are_joined(function: Callable[[], object]) -> None:
     public alternatives come too late: `atexit` callbacks run once all threads have ended.
     """
     threading._register_atexit(function)  # type: ignore[attr-defined]
+
+
+def is_asyncios_handler(handler: object) -> bool:
+    """Whether a handler of SIGINT is the one that `asyncio.run` installs, a partial of a method."""
+    return getattr(getattr(handler, "func", None), "__module__", "") == "asyncio.runners"
 
 
 def edit_preparation_data(edit: Callable[[str, dict[str, Any]], None]) -> None:
@@ -66,7 +76,7 @@ def skip_main_module(data: dict[str, Any]) -> None:
 def is_import_statement(caller: FrameType) -> bool:
     """Whether a module's ``__getattr__`` with this caller serves ``from module import name``.
 
-    The import system would replace an AttributeError by an ImportError of its own.
+    The import system would replace an AttributeError by its own ImportError.
     """
     return caller.f_globals.get("__name__") in _IMPORT_SYSTEM
 

@@ -27,7 +27,7 @@ def assign(scheduler: Scheduler, workers: Mapping[Any, str], unknown_host: str) 
     """Send waiting tasks to the workers given by key, all at once.
 
     Afterwards the tasks are restricted to `unknown_host` again, so that they are not stolen, and
-    wait in ``no-worker`` once more when they are retried or recomputed.
+    wait in ``no-worker`` again when they are retried or recomputed.
     """
     for key, address in workers.items():
         _restrict(scheduler, key, workers={address}, hosts=None)

@@ -63,7 +63,7 @@ class AtomicFile:
             raise OSError(f"it is {kind_of(status)}, which is left as it is")
         if self._private and status.st_uid != os.geteuid():
             raise OSError(f"the file there belongs to {owner_of(status)}")
-        if not self._private and not os.access(target, os.W_OK):  # replacing takes no such right
+        if not self._private and not os.access(target, os.W_OK):  # replacing needs no such right
             raise OSError("it is write-protected")
         if status.st_size and not self._is_older(read_regular_file(target, os.O_NOFOLLOW)[0]):
             raise OSError(f"the file there is not a {self._what}, and is left as it is")
@@ -86,9 +86,9 @@ class AtomicFile:
     def _prepare(self) -> None:
         os.makedirs(os.path.dirname(self._target), exist_ok=True)
         self.check()
-        with self._draft() as draft:
-            open(draft, "x").close()
-            os.unlink(draft)
+        with self._temporary() as temporary:
+            open(temporary, "x").close()
+            os.unlink(temporary)
 
     def explain(self, error: OSError) -> str:
         """Format an error of this file for a message."""
@@ -99,7 +99,7 @@ class AtomicFile:
     def write(self, content: bytes) -> None:
         """Write the file, or replace it; raise OSError if that can't or must not be."""
         self.check()
-        with self._draft() as draft, open(draft, "xb", opener=self._open) as file:
+        with self._temporary() as temporary, open(temporary, "xb", opener=self._open) as file:
             file.write(content)
 
     @property
@@ -109,27 +109,27 @@ class AtomicFile:
     def _open(self, path: str, flags: int) -> int:
         return os.open(path, flags, 0o600 if self._private else 0o666)
 
-    def new_draft(self) -> str:
-        """Return a name beside the target, of a file to write and then `accept`."""
+    def temporary_path(self) -> str:
+        """Return the path of a file to write beside the target, for `replace_by`."""
         directory, name = os.path.split(self._target)
         return os.path.join(directory, f".{uuid.uuid4().hex[:8]}-{name}")
 
-    def accept(self, draft: str) -> None:
-        """Put a draft in the place of the target; raise OSError if that can't or must not be."""
+    def replace_by(self, temporary: str) -> None:
+        """Move a temporary file to the target; raise OSError if that can't or must not be."""
         self.check()  # writing may have taken long
-        os.replace(draft, self._target)
+        os.replace(temporary, self._target)
 
     @contextlib.contextmanager
-    def _draft(self) -> Iterator[str]:
+    def _temporary(self) -> Iterator[str]:
         """Yield the name of a file to write, which then replaces the target if it exists."""
-        draft = self.new_draft()
+        temporary = self.temporary_path()
         try:
-            yield draft
-            if os.path.exists(draft):
-                self.accept(draft)
+            yield temporary
+            if os.path.exists(temporary):
+                self.replace_by(temporary)
         finally:
             with contextlib.suppress(OSError):
-                os.unlink(draft)
+                os.unlink(temporary)
 
 
 def read_regular_file(path: str, flags: int = 0) -> tuple[bytes, os.stat_result]:
@@ -156,7 +156,7 @@ class NotRegularError(OSError):
 
 
 def kind_of(status: os.stat_result) -> str:
-    """Name what is no regular file."""
+    """Name the kind of what is not a regular file."""
     return _KINDS.get(stat.S_IFMT(status.st_mode), "a device")
 
 

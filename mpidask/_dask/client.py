@@ -1,4 +1,4 @@
-"""The client rank's connection to the cluster, and how a bare `Client()` finds it."""
+"""Clients of the cluster: the one of the block, and how a bare `Client()` finds it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import functools
 import inspect
 import logging
-import os
+import socket
 from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +23,7 @@ from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._dask.log_level import at_log_level
 from mpidask._errors import StartupError
 from mpidask._log import logger
+from mpidask._text import describe
 from mpidask._threads import to_daemon_thread
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def found_by_clients(cluster: ConnectionInfo, *, direct: bool = False) -> Iterat
         config["distributed.client.security-loader"] = loader
     raise_oserror_for_closed_tls()
     for log in _client_logs():
-        log.addFilter(_is_news)
+        log.addFilter(_is_relevant)
     _credentials[cluster.address] = cluster.security
     try:
         with dask.config.set(config), dashboard.linked_below(cluster.http_prefix or ""):
@@ -85,14 +86,14 @@ def found_by_clients(cluster: ConnectionInfo, *, direct: bool = False) -> Iterat
     finally:
         _credentials.pop(cluster.address, None)
         for log in _client_logs():
-            log.removeFilter(_is_news)
+            log.removeFilter(_is_relevant)
 
 
 def _client_logs() -> list[logging.Logger]:
     return [logging.getLogger("distributed.client"), logging.getLogger("distributed.batched")]
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def _is_relevant(record: logging.LogRecord) -> bool:
     # The leader reports the end or the loss of the scheduler.
     return not str(record.msg).startswith(SCHEDULER_LOST)
 
@@ -197,7 +198,7 @@ def _explained(cluster: ConnectionInfo) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        host = os.uname().nodename
+        host = socket.gethostname()
         raise StartupError(
             f"the client on {host} can't reach the scheduler at {cluster.address}: "
             f"{error or 'it does not answer'}",
@@ -212,7 +213,7 @@ def logged(what: str) -> Iterator[None]:
         with at_log_level(logging.CRITICAL):  # a client whose scheduler is gone has lost nothing
             yield
     except Exception as error:
-        logger.warning("could not %s: %s: %s", what, type(error).__name__, error)
+        logger.warning("could not %s: %s", what, describe(error))
 
 
 # -- Scripts that were written for one machine, under ``python -m mpidask``. --------------------

@@ -35,6 +35,14 @@ class ConnectionInfo:
     dashboard_open_to: str | None = "everyone who can reach it"
     http_prefix: str | None = None
 
+    def describe_dashboard(self) -> list[str]:
+        """Return the parts of a message about the dashboard, if there is one."""
+        if self.dashboard is None:
+            return []
+        tunnel = f" (from outside: {self.tunnel})" if self.tunnel else ""
+        audience = [f"open to {self.dashboard_open_to}"] if self.dashboard_open_to else []
+        return [f"dashboard {self.dashboard}{tunnel}", *audience]
+
     async def connect(self, role: str, timeout: float | None = None) -> Any:
         """Connect to the scheduler, with the credentials of a role.
 

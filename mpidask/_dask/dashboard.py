@@ -52,7 +52,7 @@ def choose_prefix(options: Options, *, secured: bool | None = None) -> str:
 def _is_secret(options: Options, secured: bool | None = None) -> bool:
     """Whether the pages are found by their link only.
 
-    Without security there is no point in that: everyone may ask the scheduler for their content.
+    Without security that is pointless: anyone can ask the scheduler for their content.
     """
     given = "http_prefix" in options.scheduler_options
     secured = options.security is not False if secured is None else secured
@@ -60,7 +60,7 @@ def _is_secret(options: Options, secured: bool | None = None) -> bool:
 
 
 def open_to(options: Options, scheduler: Scheduler) -> str | None:
-    """Say who can look at a dashboard; None if that takes its secret link."""
+    """Return who can open a dashboard; None if that takes its secret link."""
     if _is_secret(options):
         return None
     bound = ipaddress.ip_address(scheduler.services["dashboard"].address)

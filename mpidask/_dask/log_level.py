@@ -1,4 +1,4 @@
-"""How much distributed logs on ranks that nobody watches."""
+"""How much distributed logs, on ranks whose logs are rarely read."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def at_log_level(level: int) -> Iterator[None]:
     import distributed  # noqa: F401  (sets the levels from dask's configuration)
 
     top = logging.getLogger("distributed")
-    # The last two log what goes wrong in tasks of distributed's that nobody awaits.
+    # The last two log exceptions of distributed's tasks that are never awaited.
     loggers = [top, logging.getLogger("tornado.application"), logging.getLogger("asyncio")]
     loggers += [
         log for name, log in all_loggers().items() if log.level and name.startswith("distributed.")
@@ -80,7 +80,7 @@ class _Request:
 
 def _without_traceback(record: logging.LogRecord) -> bool:
     if record.name == "tornado.application":
-        # A listener's: about someone who is no part of Dask, such as a port scanner.
+        # A listener's: about a peer that does not speak Dask, such as a port scanner.
         return LISTENERS_HANDLER not in record.getMessage()
     if not record.name.startswith("distributed"):
         return True

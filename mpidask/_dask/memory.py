@@ -1,7 +1,7 @@
-"""Releases memory that is only cached, when a worker runs short of it.
+"""Releases memory that is only cached, when a worker runs low on it.
 
-Dask pauses a worker by the size of its process. That includes memory that nobody uses: what
-malloc keeps after `free`, the transport's buffers, and what a shuffle has sent. Once all results
+Dask pauses a worker because of the size of its process. That includes unused memory: what malloc
+keeps after `free`, the transport's buffers, and what a shuffle has sent. Once all results
 are on disk, nothing of Dask's reduces it further, and the worker would stay paused. Nannies start
 their workers with ``MALLOC_TRIM_THRESHOLD_``, which glibc reads when a process starts; ranks run
 already.

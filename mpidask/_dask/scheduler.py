@@ -6,12 +6,16 @@ import contextlib
 import dataclasses
 import resource
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mpidask._compat.check import check_private_api
-from mpidask._compat.distributed import before_nanny_plugin
+from mpidask._compat.distributed import (
+    ONLY_LOOPBACK,
+    PORT_IN_USE,
+    before_nanny_plugin,
+    without_warnings,
+)
 from mpidask._dask import dashboard
 from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._dask.server_options import scheduler_arguments
@@ -43,11 +47,8 @@ async def start_scheduler(
 
     check_private_api()
     arguments = scheduler_arguments(options, host, security, http_prefix)
-    with warnings.catch_warnings():
-        # A taken port of the dashboard: the one line of output names the port in use.
-        warnings.filterwarnings("ignore", message=r"\s*Port \d+ is already in use")
-        # No network but loopback: that line names the address in use, too.
-        warnings.filterwarnings("ignore", message="Couldn't detect a suitable IP address")
+    # The one line of output has the dashboard's port and the scheduler's address.
+    with without_warnings(PORT_IN_USE, ONLY_LOOPBACK):
         scheduler = Scheduler(**arguments)
         arrange_pages(options, scheduler, http_prefix)
         await scheduler

@@ -2,7 +2,7 @@
 
 It is the JSON file that distributed writes, so a plain ``Client(scheduler_file=...)`` reads it,
 with the credentials of a secured cluster added. It is written in one go, for its owner alone, and
-removed at the end. It replaces nothing but an older one, and a file that others can have written
+removed at the end. It replaces nothing but an older one, and a file that others may have written
 is not trusted.
 """
 
@@ -29,6 +29,7 @@ from mpidask._dask.atomic_file import (
 )
 from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._errors import MPIDaskError, SchedulerFileError
+from mpidask._text import describe
 from mpidask._threads import in_daemon_thread, to_daemon_thread
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def _load(path: str) -> tuple[bytes, os.stat_result]:
 
 
 def _refuse_strangers(path: str, status: os.stat_result) -> None:
-    """Raise if others can have written the file: they would choose what this job runs."""
+    """Raise if others may have written the file: they would choose what this job runs."""
     if status.st_uid not in (os.geteuid(), 0):
         raise SchedulerFileError(
             f"the scheduler file {path} belongs to {owner_of(status)}, who could make this job "
@@ -299,19 +300,19 @@ async def find_cluster(options: Options, timeout: float) -> ConnectionInfo:
 
 
 async def _try_to_connect(cluster: ConnectionInfo, timeout: float) -> None:
-    """Raise OSError for what may pass; only a wrong address or wrong credentials are final."""
+    """Raise OSError for what may be temporary: all but a wrong address or wrong credentials."""
     try:
         comm = await cluster.connect("worker", timeout)
         await comm.close()
     except asyncio.TimeoutError as error:
-        raise OSError(f"what listens at {cluster.address} says nothing") from error
+        raise OSError(f"{cluster.address} accepts connections, but does not answer") from error
     except OSError as error:
         raise OSError(f"no scheduler answers at {cluster.address}: {error}") from error
     except (TypeError, ValueError, RuntimeError):
         raise
     except Exception as error:  # distributed took another program's answer for a message
         raise OSError(
-            f"what answers at {cluster.address} is no scheduler ({type(error).__name__}: {error})"
+            f"what answers at {cluster.address} is not a scheduler ({describe(error)})"
         ) from error
 
 

@@ -3,7 +3,7 @@
 Multiprocessing imports the main module in every process it spawns, under another name than
 ``__main__``, for functions that are pickled by name. A call below ``if __name__ == "__main__":``
 does not run there; any other does. A cluster that is asked for there would fail in each child, and
-a pool starts new children for ever; so none is started.
+a pool would start new children forever; so no cluster starts there.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from mpidask._compat.python import (
     skip_main_module,
 )
 from mpidask._errors import MPIDaskError
+from mpidask._threads import current_frame
 
 #: Names in the condition of a main guard. (`parent_process` is not one: in a child that is
 #: importing the script, it still returns None.)
@@ -87,8 +88,8 @@ def _advice(problem: str) -> str:
 
 def _unguarded_line() -> str | None:
     """Return the line of the main module that runs now, if it would run in a child as well."""
-    frame = sys._current_frames().get(threading.main_thread().ident or 0)
-    main = next((each for each in _frames(frame) if _is_module(each, "__main__")), None)
+    frames = _frames(current_frame(threading.main_thread()))
+    main = next((each for each in frames if _is_module(each, "__main__")), None)
     if main is None:
         return None
     path, line = main.f_code.co_filename, main.f_lineno
@@ -101,7 +102,7 @@ def _unguarded_line() -> str | None:
 
 
 def _guards(node: ast.AST, line: int) -> bool:
-    """Whether a statement runs this line only if the process is no child."""
+    """Whether a statement runs this line only if the process is not a child."""
     if not isinstance(node, ast.If) or not node.lineno <= line <= (node.end_lineno or 0):
         return False
     parts = list(ast.walk(node.test))

@@ -21,6 +21,7 @@ from tornado.routing import Matcher, PathMatches, Rule
 
 from mpidask._compat.distributed import connect_dashboard, route_first
 from mpidask._log import logger
+from mpidask._text import describe
 from mpidask._threads import to_daemon_thread
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ _SKELETON = """<!DOCTYPE html>
 """
 _WAIT = _SKELETON.format(
     head='<meta http-equiv="refresh" content="1">',
-    text="The dashboard is being loaded. This page shows it as soon as it is there.",
+    text="The dashboard is being loaded. This page shows it as soon as it is ready.",
 )
 
 
@@ -102,7 +103,7 @@ def load_dashboard_late(scheduler: Scheduler, prefix: str) -> None:
     application = scheduler.http_application
     # Asked last: the first application that has a handler answers.
     application.add_application(web.Application([rule(_PAGE)]))
-    # This page of distributed's own imports bokeh, in the event loop, to list the others.
+    # This page of distributed imports bokeh, in the event loop, to list the others.
     route_first(application, rule("/individual-plots.json"))
 
 
@@ -133,7 +134,7 @@ class _LateDashboard:
             await to_daemon_thread(importlib.import_module, "distributed.dashboard.scheduler")
             connect_dashboard(self._scheduler, self._prefix)
         except Exception as error:
-            problem = f"{type(error).__name__}: {error}".strip()
+            problem = describe(error).strip()
             logger.warning("the dashboard can't be loaded: %s", problem)
             return problem
         self.there = True

@@ -22,23 +22,21 @@ if TYPE_CHECKING:
 
     from mpidask._options import Options
 
-#: The beginning of the warning about a slow `local_directory`.
-SLOW_FILES = "Creating scratch directories is taking a surprisingly long time"
-
 
 def make_worker(
     options: Options,
     settings: WorkerSettings,
     cluster: ConnectionInfo,
     attempt: int,
+    worker_options: Mapping[str, Any],
     *,
-    worker_options: Mapping[str, Any] | None = None,
-    by_mpi: bool = False,
+    by_mpi: bool,
 ) -> Worker | Nanny:
     """Make a worker or its nanny, not started yet; see `worker_arguments`."""
     base = worker_class(options)
-    given = options.worker_options if worker_options is None else worker_options
-    arguments = worker_arguments(base, options, settings, cluster, attempt, given, by_mpi=by_mpi)
+    arguments = worker_arguments(
+        base, options, settings, cluster, attempt, worker_options, by_mpi=by_mpi
+    )
     cls = _of_rank(base, options.shutdown_timeout)
     worker: Worker | Nanny = cls(cluster.address, **arguments)
     return worker
@@ -75,7 +73,7 @@ async def retire(worker: Any, timeout: float) -> None:
 
 
 def threads_and_memory(worker: Any, settings: WorkerSettings) -> tuple[int, int | None]:
-    """Return the threads and the memory limit of a worker, as far as its class tells."""
+    """Return the threads and the memory limit of a worker, if its class has them."""
     manager = getattr(worker, "memory_manager", None)
     holder = getattr(worker, "state", worker)  # a Worker's state, or a Nanny
     nthreads = getattr(holder, "nthreads", settings.nthreads)

@@ -13,7 +13,8 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from mpidask._errors import MPITaskError
+from mpidask._errors import MPITaskError, trace_beyond
+from mpidask._text import name_rank
 from mpidask._waiting import backoff, wait
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 #: Set by ``mpirun --with-ft ulfm``.
 _FAULT_TOLERANCE = "OMPI_MCA_mpi_ft_enable"
-#: Seconds to wait for the reason when only the revoked communicator tells of a failure.
+#: Seconds to wait for the reason when only the revoked communicator shows a failure.
 _REASON_TIMEOUT = 10
 
 #: Communicators that may have messages left on them, since their gangs failed. They are never
@@ -158,7 +159,9 @@ class Execution:
         """Wait until all ranks have returned: their results are good together, or none is."""
         request = comm.Ibarrier()
         notifies = comm.Get_rank() < 2  # two of them, as one may be the rank that is missing
-        notice = f"{self._rank} waits for other ranks to return from {self.key[0]}"
+        notice = (
+            f"rank {self._job_comm.Get_rank()} waits for other ranks to return from {self.key[0]}"
+        )
         looks = backoff(0.01, growth=1.1, shortest=1e-4)
         if not wait(request, notice if notifies else None, looks, unless=self._stopped.is_set):
             _unfinished.append(request)
@@ -185,34 +188,25 @@ class Execution:
     def _failure(self, error: BaseException) -> MPITaskError:
         host = socket.gethostname()
         cause = traceback.format_exception_only(type(error), error)[-1].strip()
-        text = f"{self.key[0]} failed on {self._rank} on {host}: {cause}"
-        trace = _without_frames_of_ours(error.__traceback__)
+        rank = self._job_comm.Get_rank()
+        text = f"{self.key[0]} failed on {name_rank(rank, host)}: {cause}"
+        trace = trace_beyond(error.__traceback__, {__file__})
         lines = traceback.format_exception(type(error), error, trace)
         reason = f"{text}\n{''.join(lines)}"
         # Names of files may have lone surrogates, which can't be sent.
         self.reason = reason.encode(errors="backslashreplace").decode()
         if not _can_be_pickled(trace):  # too deep: distributed would send nothing at all
             trace = None
-        failure = MPITaskError(text, rank=self._job_comm.Get_rank(), host=host)
+        failure = MPITaskError(text, rank=rank, host=host)
         if _can_be_pickled(error):
             failure.__cause__ = error.with_traceback(trace)
         return failure.with_traceback(trace)
-
-    @property
-    def _rank(self) -> str:
-        return f"rank {self._job_comm.Get_rank()}"
 
 
 def _raise_in_thread(thread: int, error: type[BaseException] | None) -> None:
     """Raise an exception in a thread when it next runs Python code; None takes it back."""
     exception = None if error is None else ctypes.py_object(error)
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), exception)
-
-
-def _without_frames_of_ours(trace: TracebackType | None) -> TracebackType | None:
-    while trace is not None and trace.tb_frame.f_code.co_filename == __file__:
-        trace = trace.tb_next
-    return trace
 
 
 def _can_be_pickled(value: BaseException | TracebackType | None) -> bool:

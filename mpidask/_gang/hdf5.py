@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 #: The part of the workers' memory that the blocks of a round may take. What they are computed
 #: from takes some, too, and Dask begins to spill at 0.6.
 _SHARE = 0.25
-#: Seconds that removing and closing a draft may take.
+#: Seconds that removing and closing a temporary file may take.
 _DROP_TIMEOUT = 10
 
 
@@ -136,25 +136,25 @@ async def _to_hdf5(
     options: Mapping[str, Any],
 ) -> None:
     file, available = hdf5_file.target(path), find_ranks(client)
-    draft, is_parallel = await _run(client, hdf5_file.create, file, mode, datasets, options)
+    temporary, is_parallel = await _run(client, hdf5_file.create, file, mode, datasets, options)
     obstacle = _obstacle(available, is_parallel)
     ranks = 0 if obstacle else len(available.ranks)
     if obstacle:
         with logging_to_stderr():
             logger.info("one process writes %s, which takes longer: %s", path, obstacle)
     try:
-        await _fill(client, draft, collections, datasets, ranks)
-        await _run(client, hdf5_file.replace, file, draft)
+        await _fill(client, temporary, collections, datasets, ranks)
+        await _run(client, hdf5_file.replace, file, temporary)
     except BaseException:
         with contextlib.suppress(Exception):  # the workers may be gone
-            await asyncio.wait_for(_drop(client, draft, ranks), _DROP_TIMEOUT)
+            await asyncio.wait_for(_drop(client, temporary, ranks), _DROP_TIMEOUT)
         raise
 
 
-async def _drop(client: Client, draft: str, ranks: int) -> None:
-    await _run(client, hdf5_file.remove, draft)
+async def _drop(client: Client, temporary: str, ranks: int) -> None:
+    await _run(client, hdf5_file.remove, temporary)
     if ranks:
-        await wait_for(client, submit_mpi(hdf5_file.close, draft, client=client))
+        await wait_for(client, submit_mpi(hdf5_file.close, temporary, client=client))
 
 
 def _obstacle(ranks: WorkerRanks, is_parallel: bool) -> str:
@@ -166,7 +166,7 @@ def _obstacle(ranks: WorkerRanks, is_parallel: bool) -> str:
 
 async def _fill(
     client: Client,
-    draft: str,
+    temporary: str,
     collections: Sequence[Any],
     datasets: Sequence[Dataset],
     ranks: int,
@@ -186,13 +186,13 @@ async def _fill(
         missing = [block.key for block in portion if block.key not in persisted]
         computed = client.get(graph.cull(missing), missing, sync=False) if missing else []
         futures = persisted | dict(zip(missing, computed, strict=True))
-        await _write(client, draft, datasets, portion, futures, ranks, limit)
+        await _write(client, temporary, datasets, portion, futures, ranks, limit)
         del computed, futures  # before the next ones are computed
 
 
 async def _write(
     client: Client,
-    draft: str,
+    temporary: str,
     datasets: Sequence[Dataset],
     blocks: Sequence[_Block],
     futures: Mapping[Any, Future[Any]],
@@ -209,9 +209,9 @@ async def _write(
         arrays = [[futures[block.key] for block in share] for share in shares]
         if ranks:
             each = PerRank(places), PerRank(arrays)
-            calls = submit_mpi(hdf5_file.write_blocks, draft, datasets, *each, client=client)
+            calls = submit_mpi(hdf5_file.write_blocks, temporary, datasets, *each, client=client)
         else:
-            call = None, draft, datasets, places[0], arrays[0]
+            call = None, temporary, datasets, places[0], arrays[0]
             calls = [client.submit(hdf5_file.write_blocks, *call, pure=False)]
         await wait_for(client, calls)
 

@@ -28,9 +28,9 @@ _SIGNATURE_OFFSETS = 0, *(512 << n for n in range(11))
 #: Bytes that a chunk of HDF5 has at most.
 _LARGEST_CHUNK = 2**32 - 1
 
-#: Drafts that several ranks have open, each with the number of these ranks. Closing one waits for
-#: all of them; so where one has failed, none may begin to, not even as garbage. Besides, HDF5 1.10
-#: crashes in closing a file on a full disk.
+#: Temporary files that several ranks have open, each with the number of these ranks. Closing one
+#: waits for all of them; so where one has failed, none may begin to, not even in a garbage
+#: collection. Besides, HDF5 1.10 crashes in closing a file on a full disk.
 _shared: dict[str, tuple[h5py.File, int]] = {}
 
 
@@ -82,29 +82,29 @@ def _is_hdf5(content: bytes) -> bool:
 def create(
     file: AtomicFile, mode: str, datasets: Sequence[Dataset], options: Mapping[str, Any]
 ) -> tuple[str, bool]:
-    """Create a draft of the file, with its datasets but not their data.
+    """Create the temporary file, with its datasets but not their data.
 
     Returns
     -------
     str
-        The path of the draft.
+        Its path.
     bool
         Whether ranks can write it together.
     """
     import h5py
 
     file.prepare()
-    draft = file.new_draft()
+    temporary = file.temporary_path()
     try:
         if mode == "a" and os.path.exists(file.path):
-            shutil.copy(file.path, draft)
-        with _open(draft, "a") as opened:
+            shutil.copy(file.path, temporary)
+        with _open(temporary, "a") as opened:
             for dataset in datasets:
                 _require(opened, dataset, options)
     except BaseException:
-        remove(draft)
+        remove(temporary)
         raise
-    return draft, h5py.get_config().mpi
+    return temporary, h5py.get_config().mpi
 
 
 def _require(file: h5py.File, dataset: Dataset, options: Mapping[str, Any]) -> None:
@@ -116,19 +116,19 @@ def _require(file: h5py.File, dataset: Dataset, options: Mapping[str, Any]) -> N
         raise TypeError(f"{dataset.name}: {error}") from None
 
 
-def replace(file: AtomicFile, draft: str) -> None:
-    """Put a draft that is complete in the place of the file."""
+def replace(file: AtomicFile, temporary: str) -> None:
+    """Move a temporary file that is complete to its target."""
     try:
-        file.accept(draft)
+        file.replace_by(temporary)
     except OSError as error:
         raise MPIDaskError(f"the HDF5 file can't be replaced: {file.explain(error)}") from None
 
 
-def remove(draft: str) -> None:
-    """Remove a draft, if it exists, and free its space, though ranks may have it open."""
+def remove(temporary: str) -> None:
+    """Remove a temporary file, if it exists, and free its space even if ranks have it open."""
     with contextlib.suppress(OSError):
-        os.truncate(draft, 0)
-        os.unlink(draft)
+        os.truncate(temporary, 0)
+        os.unlink(temporary)
 
 
 def _open(path: str, mode: str, comm: MPI.Intracomm | None = None) -> h5py.File:
@@ -150,13 +150,13 @@ def write_blocks(
     places: Sequence[Place],
     blocks: Sequence[Any],
 ) -> None:
-    """Write blocks into a draft: with a communicator, together with its other ranks."""
+    """Write blocks into a temporary file: with a communicator, together with its other ranks."""
     pieces, error = {}, None
     try:
         pieces = _prepared(path, datasets, places, blocks)
     except Exception as problem:
         error = problem
-    if _all_well(comm, error):
+    if _no_rank_fails(comm, error):
         with _opened(path, comm) as file:
             for dataset in datasets:
                 _write_dataset(comm, file[dataset.name], dataset.blocks, pieces[dataset.name])
@@ -194,7 +194,7 @@ def _opened(path: str, comm: MPI.Intracomm | None) -> Iterator[h5py.File]:
 
 
 def close(comm: MPI.Intracomm, path: str) -> None:
-    """Close a draft that was left open since a rank had failed."""
+    """Close a temporary file that was left open since a rank had failed."""
     file, size = _shared.get(path, (None, 0))
     if sum(comm.allgather(file is not None)) == size and file is not None:
         file.close()
@@ -213,8 +213,8 @@ def _array(block: Any, place: Place, dtype: Any) -> Any:
     return array
 
 
-def _all_well(comm: MPI.Intracomm | None, error: Exception | None) -> bool:
-    """Return whether no rank has an error, before they wait for each other; raise that of this."""
+def _no_rank_fails(comm: MPI.Intracomm | None, error: Exception | None) -> bool:
+    """Return whether no rank has an error; raise that of this rank, if it has one."""
     fails = error is not None
     anywhere = fails if comm is None else any(comm.allgather(fails))
     if error is not None:
@@ -248,9 +248,9 @@ def _write_dataset(
 
 
 def _is_collective(dataset: h5py.Dataset, blocks: Sequence[Sequence[int]]) -> bool:
-    """Whether ranks must write a dataset together, for its filters, or had better.
+    """Whether ranks must write a dataset together, for its filters, or should.
 
-    They had if blocks share chunks, or have the rows of a dataset without chunks in pieces.
+    They should if blocks share chunks, or divide the rows of a dataset without chunks.
     """
     if dataset.id.get_create_plist().get_nfilters():
         return True

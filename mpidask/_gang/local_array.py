@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpidask._errors import MPIDaskError
+from mpidask._text import name_rank
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Part:
     worker_rank: int | None = None
 
     def __str__(self) -> str:
-        return f"rank {self.rank} on {self.host}"
+        return name_rank(self.rank, self.host)
 
 
 class LocalArray:

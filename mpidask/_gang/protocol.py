@@ -23,9 +23,9 @@ ANNOTATION = "mpidask"
 UNKNOWN_HOST = "mpidask-waits-for-its-ranks"
 #: The name under which a worker gives its rank when it registers.
 RANK = "mpidask-rank"
-#: Messages from workers to the scheduler,
+#: Messages from workers to the scheduler.
 ARRIVED, FAILED, LEFT = "mpidask-arrived", "mpidask-failed", "mpidask-left"
-#: and from the scheduler to workers.
+#: Messages from the scheduler to workers.
 START, STOP = "mpidask-start", "mpidask-stop"
 
 
@@ -40,7 +40,7 @@ class WorkerRanks:
     is_mpi : bool
         Whether there is an MPI job: without one, any worker is rank 0.
     problem : str
-        Why there can't be gangs, if so.
+        Why there can't be gangs; empty if there can.
     """
 
     ranks: tuple[int, ...]
@@ -73,7 +73,7 @@ def remember(address: str, ranks: WorkerRanks) -> None:
 
 
 def forget() -> None:
-    """Undo `remember` when the cluster ends: another one may come to have its address."""
+    """Undo `remember` when the cluster ends: another one may get its address."""
     _own.clear()
 
 

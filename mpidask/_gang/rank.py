@@ -38,7 +38,7 @@ def run(func: Callable[..., Any], kwargs: Mapping[str, Any], /, *args: Any) -> A
 
     service = current()
     if service is None:
-        raise MPITaskError(f"the worker on {socket.gethostname()} is no rank of the MPI job")
+        raise MPITaskError(f"the worker on {socket.gethostname()} is not a rank of the MPI job")
     execution = service.enter(get_worker().get_current_task())
     try:
         return execution.run(func, args, kwargs)
@@ -47,7 +47,7 @@ def run(func: Callable[..., Any], kwargs: Mapping[str, Any], /, *args: Any) -> A
         # Back to the scheduler, which knows whether it runs again or fails as others did.
         raise Reschedule from None
     finally:
-        execution.prevent_interrupts()  # should one have come on the way here
+        execution.prevent_interrupts()  # one may have come on the way here
         service.leave(execution)
 
 

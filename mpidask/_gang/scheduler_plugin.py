@@ -14,7 +14,7 @@ from tornado.ioloop import PeriodicCallback
 
 from mpidask._compat import task_states
 from mpidask._compat.task_states import NO_WORKER
-from mpidask._errors import MPITaskError, name_ranks
+from mpidask._errors import MPITaskError
 from mpidask._gang.execution import can_be_revoked
 from mpidask._gang.protocol import (
     ANNOTATION,
@@ -30,6 +30,7 @@ from mpidask._gang.protocol import (
 )
 from mpidask._gang.schedule import Request, shortage, startable
 from mpidask._log import logger
+from mpidask._text import name_ranks
 from mpidask._waiting import NOTICE_INTERVAL
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class Run:
     def _ends_by_itself(self) -> bool:
         """Whether it may continue after it was cancelled, as plain tasks do.
 
-        Interrupting some ranks would leave others in MPI for ever, unless a revoked
+        Interrupting some ranks would leave others in MPI forever, unless a revoked
         communicator wakes them.
         """
         return self.started and not self.has_lost_ranks and not can_be_revoked()
@@ -135,7 +136,7 @@ class Gang:
     name: str
     #: Gangs start in this order.
     number: int
-    #: Of its tasks, in the order of its communicator.
+    #: Of its tasks, in the order of the communicator.
     keys: list[Any]
     #: Those asked for; None: any.
     ranks: tuple[int, ...] | None
@@ -539,7 +540,7 @@ class GangPlugin(SchedulerPlugin):
                 reasons.append(f"no worker on {name_ranks(missing)}, {time_out}")
             if unfit:
                 asked = task_states.resources_of(self._scheduler, gang.keys[0])
-                reasons.append(f"its resources {asked} are not to be had on {name_ranks(unfit)}")
+                reasons.append(f"no resources {asked} on {name_ranks(unfit)}")
             if reasons:
                 error = MPITaskError(f"{gang.name} can't run: {'; '.join(reasons)}")
                 task_states.fail(self._scheduler, gang.keys, error=error)

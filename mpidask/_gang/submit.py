@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mpidask._errors import NotEnoughRanksError
 from mpidask._gang.protocol import ANNOTATION, UNKNOWN_HOST, WorkerRanks, ranks_of
+from mpidask._text import count
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -206,8 +207,8 @@ def _pieces(arguments: Sequence[Any]) -> int | None:
 
 def _wanted(ranks: Any, pieces: int | None, available: WorkerRanks) -> int | tuple[int, ...]:
     """Check the ranks asked for, and return which, or how many."""
-    count = len(available.ranks)
-    there = f"workers on {count} rank{'s' * (count > 1)}"
+    number = len(available.ranks)
+    there = f"workers on {count(number, 'rank')}"
     if ranks is None:
         ranks = available.ranks if pieces is None else pieces
     if hasattr(ranks, "tolist"):  # of numpy
@@ -218,16 +219,16 @@ def _wanted(ranks: Any, pieces: int | None, available: WorkerRanks) -> int | tup
         ranks = tuple(_integer(rank) for rank in ranks)
         size = len(ranks)
         if len(set(ranks)) < size:
-            raise ValueError(f"ranks {ranks} has one twice")
+            raise ValueError(f"ranks {ranks} lists one twice")
         if strangers := sorted(set(ranks) - set(available.ranks)):
             raise ValueError(
                 f"ranks {strangers} host no worker of this job: it has {there} {available.ranks}"
             )
     if size < 1:
         raise ValueError("a function needs one rank or more")
-    if size > count:
-        there = there if available.is_mpi else "one rank: it is no MPI job of mpidask's"
-        raise NotEnoughRanksError(f"{size} ranks are asked for, and this cluster has {there}")
+    if size > number:
+        there = there if available.is_mpi else "only one: it is not an MPI job"
+        raise NotEnoughRanksError(f"asked for {size} ranks, but this cluster has {there}")
     if pieces is not None and pieces != size:
         raise ValueError(f"a PerRank has {pieces} pieces for {size} ranks")
     return ranks  # type: ignore[no-any-return]

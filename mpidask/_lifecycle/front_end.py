@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeVar
 
 from mpidask._dask.spawn import check_main_guard
-from mpidask._errors import MPIDaskError, name_this_rank
+from mpidask._errors import MPIDaskError
 from mpidask._lifecycle import single_use
 from mpidask._lifecycle.handshake import Handshake, refuse
 from mpidask._lifecycle.local_cluster import local_cluster
@@ -37,6 +37,7 @@ from mpidask._mpi import exit_blockers, initialize
 from mpidask._mpi.initialize import communicator, require_threads
 from mpidask._mpi.launcher import rank as launcher_rank
 from mpidask._options import Options
+from mpidask._text import describe, name_this_rank
 from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class FrontEnd:
     assign : callable
         Returns the roles of all ranks.
     local : bool
-        Whether a LocalCluster stands in where there is no MPI job.
+        Whether a LocalCluster is used where there is no MPI job.
     reporting_rank : str
         The option that names the rank which raises an error that all ranks have.
     error_status : int
@@ -78,35 +79,14 @@ class FrontEnd:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _program_roles(size: int, options: Options) -> Roles:
-    return assign_roles(
-        size,
-        scheduler_rank=options.scheduler_rank,
-        client_rank=options.client_rank,
-        exclusive_workers=options.exclusive_workers,
-    )
-
-
-def _command_roles(size: int, options: Options) -> Roles:
-    return assign_command_roles(
-        size,
-        scheduler_rank=options.scheduler_rank,
-        exclusive_workers=options.exclusive_workers,
-    )
-
-
-def _join_roles(size: int, options: Options) -> Roles:
-    if (options.scheduler_file is None) == (options.address is None):
-        raise ValueError("say which cluster to join: a scheduler file, or an address")
-    return assign_joining_roles(size)
-
-
 #: A program: one rank runs a function of the user's.
-PROGRAM = FrontEnd(_program_roles, local=True)
+PROGRAM = FrontEnd(assign_roles, local=True)
 #: The command: clients come from outside, by a plain ``Client(scheduler_file=...)``.
-COMMAND = FrontEnd(_command_roles, reporting_rank="", error_status=2, defaults={"security": False})
+COMMAND = FrontEnd(
+    assign_command_roles, reporting_rank="", error_status=2, defaults={"security": False}
+)
 #: More workers for a cluster that runs elsewhere.
-JOIN = FrontEnd(_join_roles, reporting_rank="", defaults={"security": False})
+JOIN = FrontEnd(assign_joining_roles, reporting_rank="", defaults={"security": False})
 
 
 class Prepared(NamedTuple):
@@ -284,12 +264,11 @@ def raise_once(
 
 def _error_notice(deadline: Deadline, error: Exception) -> WaitNotice:
     """Log an error of this rank if others, which may not have it, don't arrive soon."""
-    rank, kind = launcher_rank(), type(error).__name__
-    place = name_this_rank(rank)
-    said = f"{place} waits for other ranks to end the job: {kind}: {error}"
+    rank = launcher_rank()
+    text = f"{name_this_rank(rank)} waits for other ranks to end the job: {describe(error)}"
     # Staggered: if all ranks have the error, the last one to arrive ends the wait.
     first = min(FIRST_NOTICE + rank, 0.9 * deadline.left)
-    return WaitNotice(lambda _: said, first=first, interval=math.inf, level=logging.ERROR)
+    return WaitNotice(lambda _: text, first=first, interval=math.inf, level=logging.ERROR)
 
 
 def _reporting_rank(comm: MPI.Intracomm, given: Mapping[str, Any], front_end: FrontEnd) -> int:

@@ -1,4 +1,4 @@
-"""The handshake of all ranks: they wait for each other, and agree to start; or one says why not."""
+"""The handshake of all ranks: they wait for each other, and agree to start or on an error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NoReturn
 
-from mpidask._errors import StartupError, name_this_rank
+from mpidask._errors import StartupError
 from mpidask._lifecycle import single_use
 from mpidask._lifecycle.roles import Roles
 from mpidask._lifecycle.signals import Interrupt, result_of
@@ -18,6 +18,7 @@ from mpidask._mpi import job_exit
 from mpidask._mpi.collectives import arrive, reporting_ranks
 from mpidask._mpi.communicator import TO_LEADER, Communicator
 from mpidask._options import Options
+from mpidask._text import describe, name_rank, name_this_rank
 from mpidask._threads import LoopThread
 from mpidask._waiting import FIRST_NOTICE, NOTICE_INTERVAL, Deadline, WaitNotice
 
@@ -152,13 +153,13 @@ class Handshake:
         return 1
 
     def _shared(self) -> dict[str, str]:
-        """Describe what all ranks must have in common."""
+        """Describe what must be the same on all ranks."""
         shared = {name: _described(getattr(self.options, name, None)) for name in SHARED_OPTIONS}
         return shared | {"call": _call(self.roles)}
 
 
 def _described(value: object) -> str:
-    """Describe the value of an option, leaving out what differs by process, or is secret."""
+    """Describe the value of an option, leaving out what differs between processes, or is secret."""
     if isinstance(value, type):
         return f"{value.__module__}.{value.__qualname__}"
     plain = value is None or isinstance(value, (str, int, float))
@@ -180,9 +181,9 @@ def _disagreement(ranks: Mapping[int, tuple[str, Mapping[str, str]]]) -> Startup
     for rank in 0, other:
         host, values = ranks[rank]
         own = ", ".join(f"{name}={values[name]}" for name in differing)
-        described.append(f"rank {rank} on {host} has {own}"[:_LONGEST_DESCRIPTION])
+        described.append(f"{name_rank(rank, host)} has {own}"[:_LONGEST_DESCRIPTION])
     if differing == ["call"]:
-        return StartupError(f"the ranks don't start the same: {'; '.join(described)}")
+        return StartupError(f"the ranks make different calls: {'; '.join(described)}")
     options = [name for name in differing if name != "call"]
     variable = f"DASK_MPIDASK__{options[0].upper()}"
     return StartupError(
@@ -194,7 +195,7 @@ def _disagreement(ranks: Mapping[int, tuple[str, Mapping[str, str]]]) -> Startup
 
 def _on_this_rank(rank: int, cause: Exception | None) -> StartupError:
     return StartupError(
-        f"{name_this_rank(rank)} can't start, other ranks can: {type(cause).__name__}: {cause}",
+        f"{name_this_rank(rank)} can't start, other ranks can: {describe(cause)}",
         rank=rank,
         host=socket.gethostname(),
     )
@@ -207,7 +208,7 @@ def _explained(deadline: Deadline) -> Iterator[None]:
     except asyncio.TimeoutError:
         job_exit.abort_at_exit(1)
         raise StartupError(
-            f"a rank that had come to mpidask gave no answer within {deadline.timeout:g} s "
+            f"a rank that had reached mpidask did not answer within {deadline.timeout:g} s "
             "(startup_timeout)"
         ) from None
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from mpidask._dask.client import give_up_reconnecting
-from mpidask._errors import list_ranks
 from mpidask._lifecycle.liveness import LivenessClient
 from mpidask._lifecycle.member import REPORT_GRACE, SELDOM, SELDOM_JOINED, SOON
 from mpidask._lifecycle.messages import (
@@ -30,6 +29,7 @@ from mpidask._log import logger
 from mpidask._mpi import job_exit, launcher
 from mpidask._mpi.communicator import TO_LEADER, TO_MEMBER, Communicator
 from mpidask._options import Options
+from mpidask._text import list_ranks
 from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 
 
@@ -209,7 +209,7 @@ class Leader:
 
     def _report_what_is_left(self, order: End, place: str, done: Done) -> None:
         if done.transfers_stuck:
-            end_job(order, f"transfers by MPI on {place} don't end")
+            end_job(order, f"transfers by MPI on {place} do not end")
         if done.gangs_stuck:
             end_job(order, f"a function of submit_mpi on {place} does not end")
         elif done.stuck:
@@ -241,8 +241,8 @@ class Leader:
     def _act_on_first_signal(self, rank: int, signum: int) -> None:
         if not self._signalled:
             self._signalled = True
-            made = launcher.BY_OPEN_MPI and signum == signal.SIGTERM
-            hint = " (which Open MPI's mpirun also makes of Ctrl-C)" if made else ""
+            ambiguous = launcher.BY_OPEN_MPI and signum == signal.SIGTERM
+            hint = " (Open MPI's mpirun also sends it for Ctrl-C)" if ambiguous else ""
             name = signal.Signals(signum).name
             logger.warning("%s was sent %s%s", self.place(rank), name, hint)
             self._on_signal(signum)

@@ -20,6 +20,7 @@ from mpidask._lifecycle.roles import Roles
 from mpidask._log import logger
 from mpidask._mpi import job_exit
 from mpidask._mpi.communicator import Communicator
+from mpidask._threads import start_task
 from mpidask._waiting import Deadline
 
 if TYPE_CHECKING:
@@ -164,13 +165,7 @@ async def _read_until_closed(comm: Any, on_wake: Callable[[], object]) -> None:
 
 
 class LivenessGuard:
-    """Ends the job, on any rank, if the rank that should do so is dead; and wakes the leader.
-
-    Parameters
-    ----------
-    comm : Communicator
-    roles : Roles
-    """
+    """Ends the job, on any rank, if the rank that should do so is dead; and wakes the leader."""
 
     def __init__(self, comm: Communicator, roles: Roles) -> None:
         self._comm = comm
@@ -178,7 +173,6 @@ class LivenessGuard:
         self._scheduler: Scheduler | None = None
         self._server: LivenessServer | None = None
         self._cluster: ConnectionInfo | None = None
-        self._waking: set[asyncio.Task[None]] = set()
         self._ending = False
         self._scheduler_closed = asyncio.Event()
 
@@ -207,7 +201,7 @@ class LivenessGuard:
             self.end_job(f"the client on rank {self._roles.leader} is gone")
 
     def watch(self, cluster: ConnectionInfo) -> Coroutine[Any, Any, None] | None:
-        """Take note of the cluster, and return what to run if this rank watches its scheduler.
+        """Record the cluster, and return what to run if this rank watches its scheduler.
 
         One worker watches a scheduler whose rank is the leader.
         """
@@ -225,13 +219,9 @@ class LivenessGuard:
     def wake_leader(self) -> None:
         """Make the leader poll at once."""
         if self._server is not None:
-            waking = asyncio.create_task(self._server.wake_all())
+            start_task(self._server.wake_all())
         elif self._cluster is not None:
-            waking = asyncio.create_task(wake_leader(self._cluster))
-        else:
-            return
-        self._waking.add(waking)  # a strong reference, else it may be collected
-        waking.add_done_callback(self._waking.discard)
+            start_task(wake_leader(self._cluster))
 
     def end_job_after(self, grace: float, status: int) -> asyncio.TimerHandle:
         """End the job if the leader has not done so within `grace` seconds."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 
 from mpidask._compat.check import check_private_api
+from mpidask._compat.distributed import PORT_IN_USE, without_warnings
 from mpidask._dask import dashboard, scheduler_file
 from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._dask.log_level import at_log_level
@@ -47,12 +47,9 @@ def local_cluster(options: Options, interrupt: Interrupt) -> Iterator[Connection
             assert cluster.scheduler is not None
             cluster.sync(_arrange_pages, options, cluster.scheduler, prefix)
             found = _describe(options, cluster, prefix)
-            logger.info(
-                "no MPI job, %d workers on this machine, scheduler %s%s",
-                len(cluster.workers),
-                found.address,
-                _dashboard_suffix(found),
-            )
+            workers = f"{len(cluster.workers)} workers on this machine"
+            parts = ["no MPI job", workers, f"scheduler {found.address}"]
+            logger.info(", ".join([*parts, *found.describe_dashboard()]))
             protocol.remember(found.address, protocol.NO_MPI_JOB)
             file = scheduler_file.written(options.scheduler_file, cluster.scheduler, found)
             with _in_loop(cluster, file), _monitored(options, cluster):
@@ -67,8 +64,7 @@ def _started(arguments: dict[str, Any]) -> Iterator[LocalCluster]:
     from distributed import LocalCluster
     from distributed.core import Status
 
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"\s*Port \d+ is already in use")
+    with without_warnings(PORT_IN_USE):
         cluster = LocalCluster(**arguments)
     try:
         yield cluster
@@ -96,13 +92,6 @@ def _describe(options: Options, cluster: LocalCluster, prefix: str) -> Connectio
         dashboard_open_to=dashboard.open_to(options, cluster.scheduler),
         http_prefix=prefix,
     )
-
-
-def _dashboard_suffix(cluster: ConnectionInfo) -> str:
-    if cluster.dashboard is None:
-        return ""
-    audience = f", open to {cluster.dashboard_open_to}" if cluster.dashboard_open_to else ""
-    return f", dashboard {cluster.dashboard}{audience}"
 
 
 @contextlib.contextmanager

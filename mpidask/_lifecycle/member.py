@@ -64,7 +64,7 @@ class Member:
     """Run what the leader orders on one rank, and report.
 
     After `RankReady` it takes orders in any sequence: `StartScheduler`, `StartWorker`,
-    `Running`, and at last, or at any time, `End`. What it starts runs in tasks of its own.
+    `Running`, and finally, or at any time, `End`. What it starts runs in separate tasks.
 
     Parameters
     ----------
@@ -214,7 +214,9 @@ class Member:
             self._report(Finished("scheduler"))
 
     async def _run_worker(self, order: StartWorker) -> None:
-        found = None
+        worker_options, found = self._options.worker_options, None
+        if self._cluster is not None:
+            worker_options = self._gangs.worker_options(self._cluster)
         if self._comm.rank != self._roles.client:
             found = self._settings.enter_context(contextlib.ExitStack())
         self._worker = WorkerSupervisor(
@@ -223,8 +225,8 @@ class Member:
             self._cluster,
             self._report,
             self._expect_end,
+            worker_options,
             found,
-            None if self._cluster is None else self._gangs.worker_options(self._cluster),
         )
         await self._worker.run()
         self._report(Finished("worker"))

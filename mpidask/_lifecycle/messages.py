@@ -32,8 +32,8 @@ __all__ = [
     "WorkerStarted",
 ]
 
-# -- To the leader. So is `ConnectionInfo`, sent once the scheduler runs, which the leader passes on
-# -- to the ranks that host a worker. -------------------------------------------------
+# -- To the leader. `ConnectionInfo` is another one, sent once the scheduler runs; the leader passes
+# -- it on to the ranks that host a worker. -------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -141,7 +141,7 @@ class SendByMPI:
 
 @dataclass(frozen=True)
 class StartWorker:
-    """Start a worker in the `ConnectionInfo` sent before, or else in the one that the options name.
+    """Start a worker, in the cluster whose `ConnectionInfo` came before or that the options name.
 
     Attributes
     ----------

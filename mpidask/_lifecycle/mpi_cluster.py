@@ -8,7 +8,6 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
-from mpidask._errors import name_this_rank
 from mpidask._gang import protocol
 from mpidask._lifecycle import signals, single_use
 from mpidask._lifecycle.handshake import Handshake
@@ -20,7 +19,8 @@ from mpidask._log import logger
 from mpidask._mpi import exit_blockers, job_exit
 from mpidask._mpi.communicator import Communicator
 from mpidask._options import Options
-from mpidask._threads import LoopThread
+from mpidask._text import name_this_rank
+from mpidask._threads import LoopThread, raise_in_main_thread, start_task
 
 #: Seconds that the leader's event loop may be blocked at the end, beyond all other time-outs.
 _LOOP_GRACE = 2
@@ -134,12 +134,11 @@ class MPICluster:
 
     async def _start(self) -> ConnectionInfo | None:
         assert self._members is not None
-        # Kept in an attribute, since the event loop has weak references only.
-        self._serving = serving = asyncio.create_task(self._member().serve())
+        serving = start_task(self._member().serve())
 
         def on_signal(signum: int) -> None:
             self._reaction.expect(signum)
-            signals.raise_in_main_thread(signum)
+            raise_in_main_thread(signum)
 
         self._leader = Leader(self._members, self._roles, self._options, on_signal)
         serving.add_done_callback(self._leader.give_up_if_failed)

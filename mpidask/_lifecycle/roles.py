@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mpidask._errors import NotEnoughRanksError
+from mpidask._options import Options
+from mpidask._text import count
 
 
 @dataclass(frozen=True)
@@ -29,48 +31,35 @@ class Roles:
         return " and ".join(duties) or "idle"
 
 
-def assign_roles(
-    size: int,
-    *,
-    scheduler_rank: int = 0,
-    client_rank: int = 1,
-    exclusive_workers: bool = True,
-) -> Roles:
+def assign_roles(size: int, options: Options) -> Roles:
     """Assign the roles for a program, whose function one rank runs.
-
-    Parameters
-    ----------
-    size : int
-        Ranks in the communicator, 2 or more.
-    scheduler_rank, client_rank : int
-        The ranks of the scheduler and of the user's function, possibly the same.
-    exclusive_workers : bool
-        Whether these ranks host no worker.
 
     Raises
     ------
     NotEnoughRanksError
-        If one of these ranks does not exist, or none is left for a worker.
+        If the rank of the scheduler or the client does not exist, or none is left for a worker.
     """
-    special = {scheduler_rank, client_rank}
-    needed = max(len(special) + 1 if exclusive_workers else 2, 1 + max(special))
+    scheduler, client = options.scheduler_rank, options.client_rank
+    exclusive = options.exclusive_workers
+    special = {scheduler, client}
+    needed = max(len(special) + 1 if exclusive else 2, 1 + max(special))
     if size < needed:
         raise NotEnoughRanksError(
             f"this job has {size} ranks, but needs {needed} or more: scheduler on rank "
-            f"{scheduler_rank}, client on rank {client_rank} and at least one worker"
-            + (" on a rank of its own" if exclusive_workers else "")
+            f"{scheduler}, client on rank {client} and at least one worker"
+            + (" on a rank of its own" if exclusive else "")
             + f". Start it with more ranks (mpirun -n {needed} ...)"
             + (
                 ", or let those two ranks work too (exclusive_workers=False)"
-                if exclusive_workers and size >= 2 and max(special) < size
+                if exclusive and size >= 2 and max(special) < size
                 else ""
             )
         )
-    workers = tuple(r for r in range(size) if not (exclusive_workers and r in special))
-    return Roles(leader=client_rank, workers=workers, scheduler=scheduler_rank, client=client_rank)
+    workers = tuple(rank for rank in range(size) if not (exclusive and rank in special))
+    return Roles(leader=client, workers=workers, scheduler=scheduler, client=client)
 
 
-def assign_command_roles(size: int, *, scheduler_rank: int, exclusive_workers: bool) -> Roles:
+def assign_command_roles(size: int, options: Options) -> Roles:
     """Assign the roles for the command, whose clients connect from outside.
 
     Raises
@@ -78,18 +67,27 @@ def assign_command_roles(size: int, *, scheduler_rank: int, exclusive_workers: b
     NotEnoughRanksError
         If the scheduler's rank does not exist, or none is left for a worker.
     """
-    needed = max(2 if exclusive_workers else 1, 1 + scheduler_rank)
+    scheduler, exclusive = options.scheduler_rank, options.exclusive_workers
+    needed = max(2 if exclusive else 1, 1 + scheduler)
     if size < needed:
         raise NotEnoughRanksError(
-            f"this job has {size} rank{'s' * (size != 1)}, but needs {needed} or more: scheduler "
-            f"on rank {scheduler_rank} and at least one worker. Start it with more ranks "
+            f"this job has {count(size, 'rank')}, but needs {needed} or more: scheduler "
+            f"on rank {scheduler} and at least one worker. Start it with more ranks "
             f"(mpirun -n {needed} ...), or let the scheduler's rank work too "
             "(--inclusive-workers)"
         )
-    workers = tuple(r for r in range(size) if not (exclusive_workers and r == scheduler_rank))
-    return Roles(leader=scheduler_rank, workers=workers, scheduler=scheduler_rank, client=None)
+    workers = tuple(rank for rank in range(size) if not (exclusive and rank == scheduler))
+    return Roles(leader=scheduler, workers=workers, scheduler=scheduler, client=None)
 
 
-def assign_joining_roles(size: int) -> Roles:
-    """Assign the roles for joining a cluster: all ranks are workers."""
+def assign_joining_roles(size: int, options: Options) -> Roles:
+    """Assign the roles for joining a cluster: all ranks are workers.
+
+    Raises
+    ------
+    ValueError
+        If the options don't say which cluster.
+    """
+    if (options.scheduler_file is None) == (options.address is None):
+        raise ValueError("say which cluster to join: a scheduler file, or an address")
     return Roles(leader=0, workers=tuple(range(size)), scheduler=None, client=None)

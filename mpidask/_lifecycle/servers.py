@@ -7,11 +7,10 @@ import contextlib
 import itertools
 import math
 import time
-import warnings
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from mpidask._compat.distributed import CLUSTER_ENDS
+from mpidask._compat.distributed import CLUSTER_ENDS, SLOW_FILES, without_warnings
 from mpidask._dask import dashboard, scheduler_file
 from mpidask._dask import worker as workers
 from mpidask._dask.client import close_clients_of_tasks, found_by_clients
@@ -37,7 +36,8 @@ from mpidask._lifecycle.messages import (
 )
 from mpidask._log import logger
 from mpidask._options import Options
-from mpidask._threads import to_daemon_thread
+from mpidask._text import describe
+from mpidask._threads import start_task, to_daemon_thread
 from mpidask._waiting import Deadline, WaitNotice
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ _SCHEDULER_GRACE = 3
 
 
 class SchedulerRunner:
-    """Run the scheduler, and what belongs beside it.
+    """Run the scheduler, with its file and its monitor.
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ class SchedulerRunner:
             if self._monitor is not None:
                 await self._monitor.finish(status)
         except Exception as error:
-            logger.warning("no summary: %s: %s", type(error).__name__, error)
+            logger.warning("no summary: %s", describe(error))
         if self._scheduler is not None:
             await self._scheduler.close(reason="mpidask-end")
         if self._running is not None:
@@ -149,11 +149,11 @@ class WorkerSupervisor:
         Called with each message for the leader.
     on_cluster_end : callable
         Called when the scheduler closes the worker because the cluster ends.
+    worker_options : mapping
+        Further arguments for the worker class, from the user and from gangs.
     found_by_tasks : contextlib.ExitStack, optional
         Holds the settings by which a `Client()` in a task finds the cluster; the caller closes
         it. None on the client rank, where the block of the user's function does the same.
-    worker_options : mapping, optional
-        Arguments for the worker class, instead of the option `worker_options`.
     """
 
     def __init__(
@@ -163,11 +163,11 @@ class WorkerSupervisor:
         cluster: ConnectionInfo | None,
         report: Callable[[object], None],
         on_cluster_end: Callable[[], object],
+        worker_options: Mapping[str, Any],
         found_by_tasks: contextlib.ExitStack | None = None,
-        worker_options: Mapping[str, Any] | None = None,
     ) -> None:
         self._options = options
-        self._worker_options = options.worker_options if worker_options is None else worker_options
+        self._worker_options = worker_options
         self._order = order
         self._cluster = cluster
         self._report = report
@@ -176,7 +176,6 @@ class WorkerSupervisor:
         self._joins = cluster is None
         self._worker: Any = None
         self._address = ""  # of the scheduler that a `Client()` in a task connects to
-        self._closing: set[asyncio.Task[Any]] = set()
         self._stopping = False
 
     async def run(self) -> None:
@@ -210,9 +209,7 @@ class WorkerSupervisor:
         if self._worker is not None and not self._stopping:
             cause = "a task raised SystemExit or KeyboardInterrupt"
             self._report(Failed("worker", cause, final=False))
-            closing = asyncio.create_task(self._worker.close(reason=TASK_EXIT))
-            self._closing.add(closing)  # the event loop keeps weak references only
-            closing.add_done_callback(self._closing.discard)
+            start_task(self._worker.close(reason=TASK_EXIT))
 
     def expect_end(self) -> None:
         """Start no further worker."""
@@ -252,15 +249,13 @@ class WorkerSupervisor:
             self._found_by_tasks.enter_context(found_by_clients(cluster))
             self._address = cluster.address
         pool = current_pool()  # None if this rank's data goes by sockets
-        with warnings.catch_warnings():
-            if not self._order.announces:
-                warnings.filterwarnings("ignore", message=workers.SLOW_FILES)
+        with without_warnings(*(() if self._order.announces else (SLOW_FILES,))):
             worker = workers.make_worker(
                 self._options,
                 self._order.settings,
                 cluster,
                 attempt,
-                worker_options=self._worker_options,
+                self._worker_options,
                 by_mpi=pool is not None,
             )
         if pool is not None:
@@ -349,4 +344,4 @@ def root_cause(error: BaseException) -> str:
     """Describe the exception at the root of a chain of causes."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return f"{type(error).__name__}: {error}"
+    return describe(error)

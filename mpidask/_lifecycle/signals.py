@@ -7,14 +7,15 @@ import contextlib
 import os
 import signal
 import socket
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
+from mpidask._compat.python import is_asyncios_handler
 from mpidask._mpi import job_exit
+from mpidask._threads import current_frame, raise_in_main_thread
 
 Result = TypeVar("Result")
 
@@ -69,11 +70,8 @@ def handled(handler: Callable[[int], None], *, defer_to_user: bool) -> Iterator[
 
 
 def _is_pythons_own(handler: Any) -> bool:
-    # asyncio.run installs a partial of a private method for SIGINT. There is no public way to tell
-    # it from a handler of the program.
-    function = getattr(handler, "func", None)
-    from_asyncio = getattr(function, "__module__", "") == "asyncio.runners"
-    return from_asyncio or handler in (signal.SIG_DFL, signal.default_int_handler)
+    own = (signal.SIG_DFL, signal.default_int_handler)
+    return handler in own or is_asyncios_handler(handler)
 
 
 @contextlib.contextmanager
@@ -158,13 +156,6 @@ def _restore_in_child() -> None:
 os.register_at_fork(
     before=_block_signals, after_in_parent=_unblock_signals, after_in_child=_restore_in_child
 )
-
-
-def raise_in_main_thread(signum: int) -> None:
-    """Send a signal to the main thread, which also wakes it from a blocking call."""
-    ident = threading.main_thread().ident
-    if ident is not None:
-        signal.pthread_kill(ident, signum)
 
 
 class Interrupt:
@@ -291,8 +282,7 @@ class ReactionWatch:
 
 def _stack_of_main_thread() -> str:
     """Format its stack without the frames of mpidask that lead to the user's code."""
-    ident = threading.main_thread().ident
-    frames = traceback.extract_stack(sys._current_frames().get(ident or 0))
+    frames = traceback.extract_stack(current_frame(threading.main_thread()))
     package = os.path.dirname(os.path.dirname(__file__)) + os.sep
     ours = [n for n, frame in enumerate(frames) if frame.filename.startswith(package)]
     own = frames[ours[-1] + 1 :] if ours else frames

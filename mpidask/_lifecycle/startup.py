@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from mpidask._dask.server_options import has_workers_in_ranks
-from mpidask._errors import StartupError, list_ranks
+from mpidask._errors import StartupError
 from mpidask._lifecycle.messages import (
     ConnectionInfo,
     Failed,
@@ -28,6 +28,7 @@ from mpidask._lifecycle.roles import Roles
 from mpidask._options import Options
 from mpidask._placement.node import Node, scheduler_host
 from mpidask._placement.resources import worker_settings
+from mpidask._text import count, list_ranks, name_rank
 
 #: Between nodes, MPI is used if it is this many times as fast as sockets.
 _WORTHWHILE = 1.3
@@ -96,7 +97,7 @@ class Startup:
             case RankReady() if self.everyone_is_ready:
                 yield self._scheduler_order()
             case ConnectionInfo():
-                # A message of its own: it has the credentials, and is pickled once for all.
+                # A separate message: it has the credentials, and is pickled once for all ranks.
                 yield from ((worker, message) for worker in self.roles.workers)
                 yield from self._worker_orders()
 
@@ -168,7 +169,7 @@ class Startup:
         others = len(self.failures) - 1
         return StartupError(
             f"the {failed.duty} on {self.place(rank)} did not start: {failed.cause}"
-            + (f" (and likewise on {others} more rank{'s' * (others > 1)})" if others else ""),
+            + (f" (and likewise on {count(others, 'more rank')})" if others else ""),
             rank=rank,
             host=self.host(rank),
         )
@@ -204,8 +205,7 @@ class Startup:
 
     def place(self, rank: int) -> str:
         """Name a rank and, if known, its host."""
-        host = self.host(rank)
-        return f"rank {rank}" + (f" on {host}" if host else "")
+        return name_rank(rank, self.host(rank))
 
     def summary(self) -> str:
         """Describe the cluster, or this job's part of it, in one line."""
@@ -216,31 +216,22 @@ class Startup:
         parts.append(f"scheduler {self.cluster.address}")
         if self.cluster.security is None:
             parts.append("open to everyone who can reach it")
-        if self.cluster.dashboard:
-            tunnel = f" (from outside: {self.cluster.tunnel})" if self.cluster.tunnel else ""
-            parts.append(f"dashboard {self.cluster.dashboard}{tunnel}")
-            if self.cluster.dashboard_open_to:
-                parts.append(f"open to {self.cluster.dashboard_open_to}")
-        return ", ".join(parts)
+        return ", ".join([*parts, *self.cluster.describe_dashboard()])
 
     def _resources(self) -> list[str]:
         from dask.utils import format_bytes
 
         up, all_workers = len(self.workers), len(self.roles.workers)
-        workers = _count(all_workers, "worker")
+        workers = count(all_workers, "worker")
         hosts = {self.nodes[rank].host for rank in self.workers}
         limits = [worker.memory_limit for worker in self.workers.values()]
         memory = sum(limit or 0 for limit in limits)
         return [
             f"{workers if up == all_workers else f'{up} of {workers}'}"
-            f" on {_count(len(hosts), 'node')}",
-            _count(sum(worker.nthreads for worker in self.workers.values()), "thread"),
+            f" on {count(len(hosts), 'node')}",
+            count(sum(worker.nthreads for worker in self.workers.values()), "thread"),
             f"{format_bytes(memory)} memory" if all(limits) else "memory not limited",
         ]
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def possible_transport(options: Options, roles: Roles) -> str:

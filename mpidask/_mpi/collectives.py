@@ -1,4 +1,4 @@
-"""Collective calls that don't spin: all ranks arrive, or the missing ones are named; allgather."""
+"""Collective calls that don't spin: `arrive`, which names missing ranks, and `allgather`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import pickle
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from mpidask._errors import StartupError, name_ranks
+from mpidask._errors import StartupError
 from mpidask._mpi import job_exit
 from mpidask._mpi.communicator import Communicator
+from mpidask._text import and_more, name_ranks
 from mpidask._waiting import Deadline, backoff, poll, wait
 
 if TYPE_CHECKING:
@@ -21,8 +22,10 @@ if TYPE_CHECKING:
 _LONGEST_PAUSE = 0.02
 #: Seconds that ranks have to answer the roll call.
 _ANSWERING = 3
+#: How many hosts the report lists.
+_HOSTS = 20
 #: Private duplicates made so far, each with a count of the clusters that used it. They are kept
-#: until the program exits, as the ranks meet on them once more then.
+#: until the program exits, as the ranks meet on them again then.
 _duplicates: list[tuple[MPI.Intracomm, Iterator[int]]] = []
 
 
@@ -124,7 +127,7 @@ def _roll_call_has_begun(comm: MPI.Intracomm) -> bool:
 
 
 async def _report_missing_ranks(comm: MPI.Intracomm, timeout: float, reporter: int) -> None:
-    """Find out which ranks are here, and give up."""
+    """Find out which ranks are present, and give up."""
     import socket
 
     everyone = range(comm.Get_size())
@@ -144,8 +147,7 @@ async def _report_missing_ranks(comm: MPI.Intracomm, timeout: float, reporter: i
     raise StartupError(
         f"{name_ranks(missing)} did not reach mpidask within {timeout:g} s "
         f"(startup_timeout): still busy in the program before the cluster starts, "
-        f"or ended. Here are {name_ranks(present)} on {', '.join(hosts[:20])}"
-        + (", ..." if len(hosts) > 20 else ""),
+        f"or ended. Present: {name_ranks(present)} on {and_more(hosts[:_HOSTS], len(hosts))}",
         rank=missing[0] if missing else None,
     )
 
@@ -176,6 +178,6 @@ async def _roll_call(
         while comm.iprobe(tag=tag, status=status):
             present[status.Get_source()] = comm.recv(source=status.Get_source(), tag=tag)
         requests = [request for request in requests if not request.Test()]
-        # Ranks that are no candidates send to each other only if no candidate is here.
+        # Ranks that are not candidates send to each other only if no candidate is here.
         second_call = rank not in candidates and not present.keys() <= {rank, *candidates}
         await asyncio.sleep(0.03)

@@ -11,7 +11,7 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mpidask._waiting import Waker, poll
+from mpidask._waiting import Changes, poll
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -52,7 +52,7 @@ class Communicator:
         self._unsent: deque[MPI.Request] = deque()
         self._inboxes: dict[int, list[_Arriving]] = defaultdict(list)
         self._last: tuple[object, bytes] | None = None
-        self._waker = Waker()
+        self._changes = Changes()
         self.rank = comm.Get_rank()
         self.size = comm.Get_size()
 
@@ -80,7 +80,7 @@ class Communicator:
         """Drop sent messages among the oldest `number`, and return whether all have been sent.
 
         Only a few are tested at a time, so that n messages cost O(n); and in turn, so that a
-        message to a dead rank does not keep all others.
+        message to a dead rank does not block the others.
         """
         for _ in range(min(number, len(self._unsent))):
             request = self._unsent.popleft()
@@ -107,7 +107,7 @@ class Communicator:
 
     def wake(self) -> None:
         """Poll at once, and often for a while: another rank has sent something."""
-        self._waker.wake()
+        self._changes.notify()
 
     async def receive(self, tag: int, *, longest: float = 0.02) -> tuple[int, Any]:
         """Return the sender and the next message, polling every `longest` seconds at least.
@@ -117,7 +117,7 @@ class Communicator:
         while True:
             # A large message makes progress only while both sides poll.
             pause = min(longest, _ARRIVING) if self._inboxes[tag] else longest
-            found = await poll(lambda: self._look(tag), longest=pause, waker=self._waker)
+            found = await poll(lambda: self._look(tag), longest=pause, changes=self._changes)
             if isinstance(found, tuple):
                 return found
 

@@ -13,19 +13,18 @@ import atexit
 import contextlib
 import inspect
 import linecache
-import os
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from mpidask._compat.python import call_before_threads_are_joined
+from mpidask._compat.python import HELPER_PROCESSES, POOL_MODULES, call_before_threads_are_joined
 from mpidask._log import logger, logging_to_stderr
-from mpidask._threads import in_daemon_thread
+from mpidask._text import and_more, call_in, line_in
+from mpidask._threads import current_frame, raise_in_main_thread, start_daemon_thread
 from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 
 if TYPE_CHECKING:
@@ -40,10 +39,6 @@ _MINIMUM, _TERMINATION = 1, 2
 _ATTEMPTS = 10
 #: How many threads and processes of a rank are listed, and how many calls of each thread.
 _LISTED, _CALLS = 5, 3
-#: The modules whose pools Python joins when it exits.
-_POOLS = ("concurrent.futures.thread", "concurrent.futures.process")
-#: Processes of multiprocessing and joblib that end with the process that started them.
-_HELPERS = ("resource_tracker", "multiprocessing.forkserver")
 #: Seconds between looks at the main thread's call, and how many in a row must find the same one.
 _INTERVAL, _LOOKS = 1.5, 3
 
@@ -56,7 +51,7 @@ class _Exit:
     """The exit of this process."""
 
     def __init__(self) -> None:
-        self.supervision: Future[None] | None = None
+        self.supervision: threading.Thread | None = None
         self.place = ""
         self.timeout = 0.0
         self.deadline: Deadline | None = None
@@ -87,7 +82,7 @@ def report_threads_at_exit(place: str) -> None:
     if _exit.supervision is None:
         call_before_threads_are_joined(_exit.begun.set)
         atexit.register(_exit.threads_joined.set)  # called after threads are joined
-        _exit.supervision = in_daemon_thread(_supervise_exit)
+        _exit.supervision = start_daemon_thread(_supervise_exit)
 
 
 def limit_exit(place: str, timeout: float) -> None:
@@ -108,14 +103,7 @@ def wait_for_processes() -> None:
     """Wait, late in the exit of this process, until its child processes have ended, too."""
     if _exit.deadline is not None and _exit.supervision is not None:
         _exit.threads_joined.set()
-        _join(_exit.supervision)
-
-
-def _join(watching: Future[None]) -> None:
-    """Wait for a thread of this module; if it has failed, the exit goes on all the same."""
-    if (error := watching.exception()) is not None:
-        with logging_to_stderr():
-            logger.error("a thread that watches the exit failed", exc_info=error)
+        _exit.supervision.join()
 
 
 def _supervise_exit() -> None:
@@ -168,7 +156,7 @@ def _interrupt_joining() -> None:
         if _exit.threads_joined.wait(1) or signal.getsignal(_WAKE) is not _stop_joining:
             return
         sys.unraisablehook = _hide_stop_joining
-        signal.pthread_kill(threading.main_thread().ident or 0, _WAKE)
+        raise_in_main_thread(_WAKE)
 
 
 def _stop_joining(signum: int, frame: object) -> None:
@@ -188,7 +176,7 @@ def _children() -> list[psutil.Process]:
     return [
         child
         for child in psutil.Process().children(recursive=True)
-        if not any(helper in _command(child) for helper in _HELPERS)
+        if not any(helper in _command(child) for helper in HELPER_PROCESSES)
     ]
 
 
@@ -207,13 +195,12 @@ def _command(process: psutil.Process) -> str:
 
 def _joined_threads() -> list[str]:
     """Describe the threads that Python joins when it exits."""
-    current = sys._current_frames()
     described = []
     for thread in threading.enumerate():
-        innermost = current.get(thread.ident or 0)
+        innermost = current_frame(thread)
         frames = [frame for frame, _ in traceback.walk_stack(innermost)] if innermost else []
         # Pools join their threads even if these are daemons, as all threads of tasks are.
-        joined = not thread.daemon or any(_module(frame) in _POOLS for frame in frames)
+        joined = not thread.daemon or any(_module(frame) in POOL_MODULES for frame in frames)
         if joined and thread is not threading.main_thread():
             described.append(f"thread {thread.name}, in {_calls(frames)}")
     return described
@@ -221,11 +208,8 @@ def _joined_threads() -> list[str]:
 
 def _calls(frames: list[Any]) -> str:
     """List the innermost calls of a thread, without the standard library's around them."""
-    calls = [
-        f"{frame.f_code.co_name}() ({os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno})"
-        for frame in frames
-        if _module(frame) not in ("threading", *_POOLS)
-    ]
+    around = ("threading", *POOL_MODULES)
+    calls = [call_in(frame) for frame in frames if _module(frame) not in around]
     return ", called by ".join(calls[:_CALLS]) or "Python's own code"
 
 
@@ -234,23 +218,22 @@ def _module(frame: Any) -> str:
 
 
 def _listed(items: list[str]) -> str:
-    more = len(items) - _LISTED
-    return "; ".join(items[:_LISTED]) + (f"; and {more} more" if more > 0 else "")
+    return and_more(items[:_LISTED], len(items), "; ")
 
 
 # -- MPI calls that wait for ranks which have left. ------------------------------------
 
 
 class CallWatch:
-    """Watches for an MPI call of the main thread that waits for ranks which have left.
+    """Watches for an MPI call in which the main thread waits for ranks that have left.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm
         The ranks of the program.
     others_exit : callable
-        Return whether all other ranks are at their end. A rank that has caught its `SystemExit`
-        may come to the call yet.
+        Return whether all other ranks have come to their exit. A rank that has caught its
+        `SystemExit` may still make the call.
     on_call : callable
         Called with the source of the call, in a thread.
     """
@@ -265,19 +248,19 @@ class CallWatch:
         self._others_exit = others_exit
         self._on_call = on_call
         self._stopped = threading.Event()
-        self._watching = in_daemon_thread(self._watch)
+        self._watching = start_daemon_thread(self._watch)
 
     def stop(self) -> None:
         """Stop, before the main thread waits for the other ranks itself."""
         self._stopped.set()
-        _join(self._watching)
+        self._watching.join()
 
     def _watch(self) -> None:
         seen, looks = None, 0
         while not self._stopped.wait(_INTERVAL):
             if not self._others_exit():
                 continue
-            frame = sys._current_frames()[threading.main_thread().ident or 0]
+            frame: Any = current_frame(threading.main_thread())
             now = (frame.f_code, frame.f_lasti)
             seen, looks = now, looks + 1 if now == seen else 1
             if looks >= _LOOKS and (call := _call_without_partners(frame, self._comm)):
@@ -294,8 +277,7 @@ def _call_without_partners(frame: Any, left: MPI.Intracomm) -> str | None:
         if isinstance(comm, MPI.Intracomm) and comm and comm.Get_size() > 1:
             others = MPI.Group.Difference(comm.Get_group(), left.Get_group())
             if others.Get_size() == 0:
-                place = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}"
-                return f"{ast.unparse(call)} ({place})"
+                return f"{ast.unparse(call)} ({line_in(frame)})"
     return None
 
 

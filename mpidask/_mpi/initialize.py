@@ -12,15 +12,15 @@ import ctypes
 import os
 import sys
 import threading
-import time
 import weakref
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from mpidask._errors import MPIDaskError, name_this_rank
+from mpidask._errors import MPIDaskError
 from mpidask._log import flush_output, logger
 from mpidask._mpi import launcher
-from mpidask._threads import in_daemon_thread
+from mpidask._text import name_this_rank
+from mpidask._threads import start_daemon_thread
 from mpidask._waiting import FIRST_NOTICE, Deadline, WaitNotice
 
 if TYPE_CHECKING:
@@ -63,14 +63,14 @@ def communicator(
     except MPIDaskError:
         raise
     except (ImportError, RuntimeError) as error:  # not installed, or finds no MPI library
-        _raise_if_launched_as_several(f"mpi4py can't be used ({error})")
+        launcher.refuse_if_several(f"mpi4py can't be used ({error})")
         return None
     if not MPI.Is_initialized() or MPI.Is_finalized():
         raise MPIDaskError(
             "MPI is not initialised (mpi4py.rc.initialize is off), or was finalised already"
         )
     if MPI.COMM_WORLD.Get_size() == 1:
-        _raise_if_launched_as_several(f"mpi4py uses {_library()}")
+        launcher.refuse_if_several(f"mpi4py uses {launcher.library()}")
     return MPI.COMM_WORLD if alone or MPI.COMM_WORLD.Get_size() > 1 else None
 
 
@@ -81,7 +81,7 @@ def require_threads() -> None:
     if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
         raise MPIDaskError(
             "MPI was not initialised for several threads, and mpidask talks to the other ranks "
-            "from a thread of its own, at any time: leave mpi4py.rc.thread_level at its default "
+            "from a separate thread, at any time: leave mpi4py.rc.thread_level at its default "
             "'multiple'"
         )
 
@@ -128,7 +128,7 @@ def _import_mpi(deadline: Deadline) -> None:
     finally:
         rc.initialize, rc.finalize = before
     if not MPI.Is_initialized():
-        _refuse_other_mpi()
+        launcher.refuse_other_mpi()
         with _exit_after(deadline):
             _init()
         _set_error_handlers()
@@ -167,12 +167,12 @@ def _set_error_handlers() -> None:
 def _exit_after(deadline: Deadline) -> Iterator[None]:
     """Report a long wait, and end the process if it has not ended by the deadline."""
     done = threading.Event()
-    watching = in_daemon_thread(_watch, done, launcher.rank(), deadline)
+    watching = start_daemon_thread(_watch, done, launcher.rank(), deadline)
     try:
         yield
     finally:
         done.set()
-        watching.result()
+        watching.join()
 
 
 def _watch(done: threading.Event, rank: int, deadline: Deadline) -> None:
@@ -201,50 +201,3 @@ def _watch(done: threading.Event, rank: int, deadline: Deadline) -> None:
         )
     flush_output()
     os._exit(1)
-
-
-# -- An MPI library that the launcher can't connect. ----------------------------------
-
-
-def _library() -> str:
-    from mpi4py import MPI
-
-    name, version = MPI.get_vendor()
-    return f"{name} {'.'.join(map(str, version))}"
-
-
-def _refuse_other_mpi() -> None:
-    """Raise `MPIDaskError` if `MPI_Init` would fail, or make each rank a job of its own.
-
-    MPICH would end the process, and Open MPI print warnings on all ranks.
-    """
-    from mpi4py import MPI
-
-    library = MPI.Get_library_version()
-    pmix = launcher.variable("PMIX_NAMESPACE") is not None
-    hydra = launcher.variable("HYDI_CONTROL_FD") is not None
-    mpich_needs_pmi = library.startswith("MPICH") and "pmix" not in library.lower()
-    open_mpi = library.startswith("Open MPI")  # its mpirun and Slurm speak PMIx, Hydra does not
-    if (mpich_needs_pmi and pmix and not hydra) or (open_mpi and hydra and not pmix):
-        _refuse(f"mpi4py uses {_library()}, which this launcher can't connect")
-
-
-def _raise_if_launched_as_several(found: str) -> None:
-    if launcher.size() > 1:
-        _refuse(f"MPI sees one: {found}")
-
-
-def _refuse(but: str) -> NoReturn:
-    if launcher.rank() > 0:
-        # The ranks can't communicate. Rank 0 reports; some launchers end the job with the first
-        # process that exits.
-        time.sleep(5)
-        raise SystemExit(1)
-    found = [f"{name}={value}" for name, value in launcher.size_variables().items()]
-    by = ", ".join(filter(None, [launcher.command(), *found]))
-    size = launcher.size()
-    raise MPIDaskError(
-        f"the launcher started {size} process{'es' * (size > 1)} ({by}), but {but}. Start the job "
-        "with the mpirun of the MPI that mpi4py was built for (python -m mpi4py --mpi-library "
-        "shows which), or, under srun, choose the right --mpi= plugin"
-    )

@@ -20,9 +20,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from mpidask._errors import name_ranks
+from mpidask._compat.mpi4py import decides_on_abort
 from mpidask._log import flush_output, logger, logging_to_stderr
 from mpidask._mpi import exit_blockers
+from mpidask._text import name_ranks
 from mpidask._waiting import Deadline, backoff, wait
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ class ServedExit(SystemExit):
         value = super().__getattribute__(name)
         if name == "code" and value not in SIGNALLED:
             reader = sys._getframe().f_back
-            if reader is None or reader.f_code.co_name == "set_abort_status":  # of mpi4py.run
+            if reader is None or decides_on_abort(reader):
                 return 0
         return value
 
@@ -181,7 +182,7 @@ class ExitBarrier:
         notice = self._notice if self.reports else None
         if not wait(self._barrier(0), notice, _pauses(), unless=check):
             return False
-        # All messages must be received, and nobody knows how many there are: so all meet again.
+        # All messages must be received, and no rank knows how many there are: so all meet again.
         for request in self._sent:
             wait(request, None, _pauses(), unless=self._receive)
         return wait(self._barrier(1), None, _pauses(), unless=self._receive)
@@ -277,7 +278,7 @@ def expect_end(
     goes_on_alone: bool,
     timeout: float,
 ) -> None:
-    """Take note of how the program goes on after a cluster.
+    """Record how the program goes on after a cluster.
 
     Parameters
     ----------
@@ -290,7 +291,7 @@ def expect_end(
     goes_on_alone : bool
         Whether this rank is that one.
     timeout : float
-        Seconds that other ranks have at most, should this one end with an error.
+        Seconds that other ranks have at most, if this one ends with an error.
     """
     from mpi4py import MPI
 
@@ -304,7 +305,7 @@ def expect_end(
 
 
 def set_cluster_runs(runs: bool) -> None:
-    """Take note of whether a cluster is running, which needs this process and MPI."""
+    """Record whether a cluster is running, which needs this process and MPI."""
     _plan.cluster_runs = runs
 
 

@@ -1,10 +1,14 @@
-"""Rank, size and more, read from the environment that the launcher (mpirun, srun) sets up."""
+"""The launcher (mpirun, srun): its environment variables, and whether MPI understands them."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
+from typing import NoReturn
+
+from mpidask._errors import MPIDaskError
 
 #: Variables for the number of processes, and for the rank of this one.
 _SIZE_AND_RANK = (
@@ -123,3 +127,52 @@ def hidden_from_children() -> Iterator[None]:
     finally:
         os.environ.update(hidden)
         _hidden.clear()
+
+
+# -- An MPI library that the launcher can't connect. ----------------------------------
+
+
+def library() -> str:
+    """Name the MPI library that mpi4py uses."""
+    from mpi4py import MPI
+
+    name, version = MPI.get_vendor()
+    return f"{name} {'.'.join(map(str, version))}"
+
+
+def refuse_other_mpi() -> None:
+    """Raise `MPIDaskError` if `MPI_Init` would fail, or make each rank a separate job.
+
+    MPICH would end the process, and Open MPI print warnings on all ranks.
+    """
+    from mpi4py import MPI
+
+    version = MPI.Get_library_version()
+    pmix = variable("PMIX_NAMESPACE") is not None
+    hydra = variable("HYDI_CONTROL_FD") is not None
+    mpich_needs_pmi = version.startswith("MPICH") and "pmix" not in version.lower()
+    open_mpi = version.startswith("Open MPI")  # its mpirun and Slurm speak PMIx, Hydra does not
+    if (mpich_needs_pmi and pmix and not hydra) or (open_mpi and hydra and not pmix):
+        _refuse(f"mpi4py uses {library()}, which this launcher can't connect")
+
+
+def refuse_if_several(found: str) -> None:
+    """Raise `MPIDaskError` if there are several processes, given what MPI is that sees one."""
+    if size() > 1:
+        _refuse(f"MPI sees one: {found}")
+
+
+def _refuse(but: str) -> NoReturn:
+    if rank() > 0:
+        # The ranks can't communicate. Rank 0 reports; some launchers end the job with the first
+        # process that exits.
+        time.sleep(5)
+        raise SystemExit(1)
+    number = size()
+    found = [f"{name}={value}" for name, value in size_variables().items()]
+    by = ", ".join(filter(None, [command(), *found]))
+    raise MPIDaskError(
+        f"the launcher started {number} process{'es' * (number > 1)} ({by}), but {but}. Start the "
+        "job with the mpirun of the MPI that mpi4py was built for (python -m mpi4py --mpi-library "
+        "shows which), or, under srun, choose the right --mpi= plugin"
+    )

@@ -123,7 +123,7 @@ def _is_neighbour(address: IPv4Interface, node: Node) -> bool:
     """Whether a node can reach an address without a router.
 
     The bridge of a container engine has the same address on every node, and leads nowhere: so a
-    node that has the address itself is no neighbour.
+    node that has the address itself is not a neighbour.
     """
     theirs = [IPv4Interface(text).ip for text in node.addresses]
     return address.ip not in theirs and any(ip in address.network for ip in theirs)

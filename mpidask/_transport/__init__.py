@@ -1,6 +1,6 @@
 """Bulk data between the ranks of a job by MPI: distributed's back end ``mpi://``.
 
-A comm of this back end is a stream of distributed's own, TLS or TCP, that carries all small
+A comm of this back end is one of distributed's streams, TLS or TCP, that carries all small
 messages. A large message between two ranks of one job goes by a rendezvous protocol::
 
     sender                                        receiver

@@ -17,6 +17,8 @@ from distributed.comm.tcp import TCP
 from distributed.protocol.serialize import Serialized
 from distributed.utils import ensure_memoryview
 
+from mpidask._waiting import Changes
+
 if TYPE_CHECKING:
     from mpidask._transport.context import Context
     from mpidask._transport.progress_thread import Transfer
@@ -36,7 +38,7 @@ class _PendingSend(NamedTuple):
 
 
 class Channel:
-    """A stream of distributed's own, with a rendezvous protocol for large frames.
+    """A stream of distributed, with a rendezvous protocol for large frames.
 
     Messages on the stream are plain, or `Serialized`, so that the stream neither copies nor
     inspects the frames. A header with ``rts`` (request to send) lists index and size of the frames
@@ -58,7 +60,7 @@ class Channel:
         self._lost: Callable[[], CommClosedError] | None = None
         self._listener: asyncio.Task[None] | None = None
         self._receiving = self._reading = False
-        self._changed = asyncio.Event()  # something `receive` or `close` may wait for
+        self._changes = Changes()  # something `receive` or `close` may wait for
         self._received: deque[object] = deque()
         self._pending: deque[_PendingSend] = deque()
         self._transfers: set[Transfer] = set()
@@ -117,7 +119,7 @@ class Channel:
     async def close(self) -> None:
         """Close it once pending sends are done, or the peer no longer answers."""
         self._closed = True
-        self._changed.set()
+        self._changes.notify()
         if self._moving:
             timeout = parse_timedelta(dask.config.get("distributed.comm.timeouts.tcp"))
             with contextlib.suppress(asyncio.TimeoutError):
@@ -129,7 +131,7 @@ class Channel:
         """Close it at once for its users, and for the peer when MPI is done."""
         self._closed = self._aborted = True
         self._pending.clear()
-        self._changed.set()
+        self._changes.notify()
         if self._reading or not self._transfers:
             self._stream.abort()  # which ends the reading, too
 
@@ -147,7 +149,7 @@ class Channel:
                 self.check_open()
                 if self._moving or self._listening:
                     self._listen()
-                    await self._any_change()
+                    await self._changes.wait()
                 else:
                     await self._read_here()
         finally:
@@ -160,7 +162,7 @@ class Channel:
         """Receive the missing frames of a message by MPI."""
         if self._context is None or peer is None:
             raise CommClosedError(
-                f"{self._stream!r} requests to send by MPI, but is no other rank of this job"
+                f"{self._stream!r} requests to send by MPI, but is not another rank of this job"
             )
         frames = list(message.frames)
         buffers = self._context.allocate([size for _, size in bulk])
@@ -227,14 +229,14 @@ class Channel:
                     self._track(self._context.progress.send(rank, tag, frames))
             case _:
                 self._received.append(message)
-                self._changed.set()
+                self._changes.notify()
 
     def _track(self, transfer: Transfer) -> asyncio.Future[None]:
         """Keep the stream open, and read from it, until a transfer ends."""
 
         def ended(future: asyncio.Future[None]) -> None:
             self._transfers.discard(transfer)
-            self._changed.set()
+            self._changes.notify()
             if error := future.exception():
                 self._break(error)
             if self._aborted and not self._transfers:
@@ -256,20 +258,15 @@ class Channel:
             self._lost = partial(CommClosedError, repr(error))
         self._pending.clear()
         self._stream.abort()
-        self._changed.set()
+        self._changes.notify()
         for transfer in self._transfers:  # in a thread, as the loop may end
             assert self._context is not None
             timer = threading.Timer(_GRACE, self._context.progress.give_up, [transfer])
             timer.daemon = True
             timer.start()
 
-    async def _any_change(self) -> None:
-        self._changed.clear()
-        await self._changed.wait()
-
     async def _flushed(self) -> None:
-        while self._moving and self._lost is None:
-            await self._any_change()
+        await self._changes.until(lambda: not self._moving or self._lost is not None)
 
 
 def _validated_bulk(header: dict[str, Any]) -> list[tuple[int, int]]:

@@ -14,6 +14,7 @@ from distributed.comm.core import CommClosedError
 from mpi4py import MPI
 
 from mpidask._log import logger
+from mpidask._threads import start_daemon_thread
 from mpidask._transport.timed_wait import TimedWait
 
 #: Seconds in MPI without progress after which the thread begins to sleep in between.
@@ -63,7 +64,7 @@ class Transfer(Future[None]):
 
 
 class ProgressThread:
-    """Sends and receives in a thread of its own, and keeps buffers alive while MPI needs them.
+    """Sends and receives in a thread, and keeps buffers alive while MPI needs them.
 
     It waits inside MPI, which spins, as long as transfers make progress. Without progress the
     peer is late, stopped or dead: then it sleeps, and polls MPI only briefly in between.
@@ -87,8 +88,7 @@ class ProgressThread:
         self._stopping = False
         self._failure: Exception | None = None
         self._timed = TimedWait()
-        self._thread = threading.Thread(target=self._run, name="mpidask-progress", daemon=True)
-        self._thread.start()
+        self._thread = start_daemon_thread(self._run, name="mpidask-progress")
 
     @property
     def usable(self) -> bool:

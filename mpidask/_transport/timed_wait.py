@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from mpi4py import MPI
 
 from mpidask._compat.mpi4py import handle_of
+from mpidask._threads import start_daemon_thread
 
 #: Seconds of polling that yields the CPU, before waiting in MPI, which spins: the peer may need
 #: this very CPU to move the data.
@@ -52,13 +53,13 @@ class TimedWait:
     def __init__(self) -> None:
         self._mpi = _library()
         self._request = MPI.Request()
+        self._handle = handle_of(self._request)
         self._pending = False  # whether the request is incomplete
         self._due = self._sleeps_until = math.inf
         self._running = True
         self._failure: MPI.Exception | None = None
         self._changed = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="mpidask-alarm", daemon=True)
-        self._thread.start()
+        self._thread = start_daemon_thread(self._run, name="mpidask-alarm")
 
     def wait(
         self, requests: Sequence[MPI.Request], seconds: float, unless: Callable[[], bool]
@@ -121,7 +122,7 @@ class TimedWait:
         if self._mpi is None:
             self._request = MPI.Grequest.Start(None, None, None)
             return
-        handle = ctypes.byref(handle_of(self._request))
+        handle = ctypes.byref(self._handle)
         _check(self._mpi.MPI_Grequest_start(_NOTHING, _NOTHING, _NOTHING, None, handle))
 
     def _complete(self) -> None:
@@ -129,7 +130,7 @@ class TimedWait:
         if self._mpi is None:
             self._request.Complete()  # type: ignore[attr-defined]
             return
-        _check(self._mpi.MPI_Grequest_complete(handle_of(self._request)))
+        _check(self._mpi.MPI_Grequest_complete(self._handle))
 
     def _run(self) -> None:
         with self._changed:

@@ -10,6 +10,7 @@ from distributed import SchedulerPlugin
 
 from mpidask._compat.distributed import FIRE_AND_FORGET, on_client_desires
 from mpidask._log import logger
+from mpidask._text import printable
 from mpidask._watch.task_counts import Places, broadcast_bytes
 
 if TYPE_CHECKING:
@@ -56,11 +57,6 @@ class Failures(SchedulerPlugin):
 
     Their errors reach no client. Other errors reach the program with the results, which shows or
     handles them.
-
-    Parameters
-    ----------
-    scheduler : distributed.Scheduler
-    places : Places
     """
 
     name = "mpidask-failures"
@@ -143,7 +139,7 @@ class Failures(SchedulerPlugin):
         logger.warning("task %s failed%s: %s", first.key, place, first.exception)
 
     async def before_close(self) -> None:
-        """Log the rest; what becomes of tasks while the scheduler closes is no failure."""
+        """Log the rest; what happens to tasks while the scheduler closes does not count."""
         self._scheduler.remove_plugin(self.name)
         if self._not_logged:
             logger.warning("more tasks failed whose results nobody waits for: %d", self._not_logged)
@@ -151,7 +147,7 @@ class Failures(SchedulerPlugin):
 
 def _text_of(task: Any) -> str:
     # As its worker formatted it: schedulers do not unpickle exceptions.
-    text = "".join(one if one.isprintable() else " " for one in task.exception_text or "")
+    text = printable(task.exception_text or "")
     return text if len(text) <= _LENGTH else f"{text[:_LENGTH]}..."
 
 

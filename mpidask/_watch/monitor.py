@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping
-from concurrent.futures import Future
 from typing import TYPE_CHECKING
 
 from mpidask._dask.scheduler import call_before_close
 from mpidask._log import logger
-from mpidask._threads import in_daemon_thread, to_daemon_thread
+from mpidask._threads import start_daemon_thread, to_daemon_thread
 from mpidask._watch import summary as summaries
 from mpidask._watch.failures import Failures
 from mpidask._watch.progress import Progress
@@ -47,11 +46,12 @@ async def start_monitor(
     """
     if options.summary is not None:
         await to_daemon_thread(summaries.file(options.summary).prepare)
-    failures = Failures(scheduler, Places(places))
+    known = Places(places)
+    failures = Failures(scheduler, known)
     scheduler.add_plugin(failures)
     if options.progress is None and options.summary is None:
         return None
-    return Monitor(options, scheduler, Places(places), failures)
+    return Monitor(options, scheduler, known, failures)
 
 
 class Monitor:
@@ -89,7 +89,7 @@ class Monitor:
             self._tasks.append(asyncio.create_task(progress.run()))
 
     def _stop_counting(self) -> None:
-        """Take a last sample: what becomes of tasks while the scheduler closes is no work."""
+        """Take a last sample: what happens to tasks while the scheduler closes does not count."""
         if self._summary is not None:
             self._summary.sample()
         self._scheduler.remove_plugin(TaskCounts.name)
@@ -100,13 +100,13 @@ class Monitor:
         At first that is after each sample, then ever less often.
         """
         age, next_writing = 0, 0
-        writing: Future[None] | None = None
+        writing: threading.Thread | None = None
         while True:
             summary.sample()
-            if age >= next_writing and (writing is None or writing.done()):
+            if age >= next_writing and (writing is None or not writing.is_alive()):
                 next_writing = age + min(age, _REWRITING)
                 # In a thread: sampling goes on while a file system takes its time.
-                writing = in_daemon_thread(self._write_meanwhile, summary)
+                writing = start_daemon_thread(self._write_meanwhile, summary)
             await asyncio.sleep(_SAMPLING)
             age += _SAMPLING
 
@@ -131,7 +131,7 @@ class Monitor:
             logger.warning("the summary can't be written: %s", self._file.explain(error))
 
     async def finish(self, status: int) -> None:
-        """Write the summary for the last time, and log it in short."""
+        """Write the summary for the last time, and log the gist."""
         for task in self._tasks:
             task.cancel()
         for ended in await asyncio.gather(*self._tasks, return_exceptions=True):
@@ -143,6 +143,9 @@ class Monitor:
             try:
                 await to_daemon_thread(self._write_last, text, timeout=self._timeout)
             except asyncio.TimeoutError:
-                logger.warning("writing the summary takes more than %g s: left", self._timeout)
+                logger.warning(
+                    "the summary is not written within %g s: the last version is missing",
+                    self._timeout,
+                )
             for line in self._summary.lines():
                 logger.info(line)

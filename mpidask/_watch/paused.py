@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpidask._dask.memory import METRICS
 from mpidask._log import logger
+from mpidask._text import and_more
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -35,12 +36,7 @@ async def report_paused(scheduler: Scheduler) -> None:
 
 
 class PauseWatch:
-    """Knows which workers are paused, since when, and which of them were named.
-
-    Parameters
-    ----------
-    scheduler : distributed.Scheduler
-    """
+    """Knows which workers are paused, since when, and which of them were named."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
@@ -74,9 +70,9 @@ def _description(workers: list[Any], everywhere: bool) -> str:
             "more, and start no task before they use less memory"
         )
     named = workers[:_NAMED]
-    more = f" and {len(workers) - _NAMED} more" if len(workers) > _NAMED else ""
+    contents = and_more([_contents(worker) for worker in named], len(workers))
     advice = ". ".join(dict.fromkeys(line for one in named for line in _advice(one)))
-    return f"{who}: {', '.join(map(_contents, named))}{more}. {advice}"
+    return f"{who}: {contents}. {advice}"
 
 
 def _contents(worker: Any) -> str:
@@ -100,8 +96,8 @@ def _advice(worker: Any) -> Iterator[str]:
     memory, pause = worker.memory, _reported(worker).get("pause")
     if pause is not None and memory.process < _MUCH * worker.memory_limit:
         yield (
-            f"It is not for want of memory: Dask's configuration there has {_PAUSE}: {pause}, the "
-            "part of memory_limit from which a worker pauses (0.8 by default; false: never)"
+            f"Memory is not short: Dask's configuration there has {_PAUSE}: {pause}, the part of "
+            "memory_limit from which a worker pauses (0.8 by default; false: never)"
         )
     elif memory.managed > memory.unmanaged:
         yield (

@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mpidask._compat.distributed import calling_code
-from mpidask._dask import client as clients
 from mpidask._dask.atomic_file import AtomicFile
-from mpidask._dask.connection_info import ConnectionInfo
+from mpidask._dask.client import logged
 from mpidask._log import logger
+from mpidask._text import describe
 from mpidask._threads import to_daemon_thread
 
 if TYPE_CHECKING:
@@ -33,42 +33,37 @@ _IN_MEMORY = "memory://mpidask-performance-report.html"
 
 
 @contextlib.contextmanager
-def connected(cluster: ConnectionInfo, options: Options, *, direct: bool) -> Iterator[Client]:
-    """Connect a client, and write the performance report if the options ask for one."""
-    report = _prepared(options)
-    with clients.connected(cluster, direct=direct) as client:
-        try:
-            if report is not None:
-                client.sync(report.start, client, program_code(client))
-            yield client
-        finally:
-            with clients.logged("write the performance report"):
-                if report is not None and report.can_be_finished():
-                    client.sync(report.finish)
+def reported(client: Client, options: Options) -> Iterator[None]:
+    """Write the performance report of a block, if the options ask for one."""
+    if options.performance_report is None:
+        yield
+        return
+    report = PerformanceReport(options.performance_report, options.shutdown_timeout)
+    client.sync(report.start, client, program_code(client))
+    try:
+        yield
+    finally:
+        with logged("write the performance report"):
+            if report.can_be_finished():
+                client.sync(report.finish)
 
 
 @contextlib.asynccontextmanager
-async def connected_async(
-    cluster: ConnectionInfo, options: Options, *, direct: bool
-) -> AsyncIterator[Client]:
-    """Do the same as `connected` for a client of the running event loop."""
-    # The file system must not block the user's event loop.
-    report = await to_daemon_thread(_prepared, options)
-    async with clients.connected_async(cluster, direct=direct) as client:
-        try:
-            if report is not None:
-                await report.start(client, program_code(client))
-            yield client
-        finally:
-            with clients.logged("write the performance report"):
-                if report is not None and report.can_be_finished():
-                    await report.finish()
-
-
-def _prepared(options: Options) -> PerformanceReport | None:
+async def reported_async(client: Client, options: Options) -> AsyncIterator[None]:
+    """Do the same as `reported` for a client of the running event loop."""
     if options.performance_report is None:
-        return None
-    return PerformanceReport(options.performance_report, options.shutdown_timeout)
+        yield
+        return
+    path, timeout = options.performance_report, options.shutdown_timeout
+    # The file system must not block the user's event loop.
+    report = await to_daemon_thread(PerformanceReport, path, timeout)
+    await report.start(client, program_code(client))
+    try:
+        yield
+    finally:
+        with logged("write the performance report"):
+            if report.can_be_finished():
+                await report.finish()
 
 
 class PerformanceReport:
@@ -118,9 +113,7 @@ class PerformanceReport:
             try:
                 await self._write()
             except Exception as error:
-                logger.warning(
-                    "could not write the performance report: %s: %s", type(error).__name__, error
-                )
+                logger.warning("could not write the performance report: %s", describe(error))
             pause = max(INTERVAL, (time.monotonic() - before) / _SHARE)
 
     async def _write(self) -> None:

@@ -15,12 +15,11 @@ from dask.utils import format_bytes
 
 from mpidask._log import logger
 from mpidask._placement.limits import end_of_allocation
+from mpidask._text import and_more, duration, printable, rate
 from mpidask._watch.task_counts import (
     Places,
     Running,
     TaskCounts,
-    duration,
-    rate,
     running,
     usage,
 )
@@ -76,7 +75,7 @@ class Progress:
         self._past.append((time.monotonic(), self._counts.ended, self._counts.pending))
 
     async def run(self) -> None:
-        """Log lines for ever; on a terminal, rewrite one line each second."""
+        """Log lines until cancelled; on a terminal, rewrite one line each second."""
         live = asyncio.create_task(self._live()) if sys.stderr.isatty() else None
         try:
             while True:
@@ -154,16 +153,16 @@ class Progress:
     async def _describe_stall(self) -> str:
         tasks = running(self._scheduler)
         described = await asyncio.gather(*(self._describe(task) for task in tasks[:_NAMED]))
-        more = f"; and {len(tasks) - _NAMED} more" if len(tasks) > _NAMED else ""
+        listed = and_more(described, len(tasks), "; ")
         quiet = duration(_INTERVALS * self._interval)
-        return f"no task has ended for {quiet}. Still running: {'; '.join(described)}{more}"
+        return f"no task has ended for {quiet}. Still running: {listed}"
 
     async def _describe(self, task: Running) -> str:
-        text = f"{_printable(str(task.key))[:60]} on {self._places(task.worker)}"
+        text = f"{printable(str(task.key))[:60]} on {self._places(task.worker)}"
         silence = time.time() - task.worker.last_seen
         stack = "" if silence > _SILENCE else await self._stack(task)
         if not stack and (silence > _SILENCE or task.seconds is None):
-            return f"{text}, which has not been heard of for {duration(silence)}"
+            return f"{text}, which has sent nothing for {duration(silence)}"
         if task.seconds is not None:
             text += f" for {duration(task.seconds)}"
         return f"{text}, in {stack}" if stack else text
@@ -177,10 +176,6 @@ class Progress:
         calls = stacks.get(task.worker.address, {}).get(task.key, ())
         calls = [_call(text) for text in calls if not re.search(_MACHINERY, text)]
         return ", called by ".join(reversed(calls[-_CALLS:]))
-
-
-def _printable(text: str) -> str:
-    return "".join(one if one.isprintable() else " " for one in text)
 
 
 def _call(text: str) -> str:

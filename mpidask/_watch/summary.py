@@ -16,8 +16,9 @@ from dask.utils import format_bytes
 from mpidask._compat.distributed import metered_bytes
 from mpidask._dask.atomic_file import AtomicFile
 from mpidask._placement.limits import end_of_allocation
+from mpidask._text import and_more, duration
 from mpidask._watch.failures import Failures
-from mpidask._watch.task_counts import Places, TaskCounts, broadcast_bytes, duration
+from mpidask._watch.task_counts import Places, TaskCounts, broadcast_bytes
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -63,15 +64,7 @@ class WorkerRecord:
 
 
 class Summary:
-    """Samples the workers, and sums up what they did and used.
-
-    Parameters
-    ----------
-    scheduler : distributed.Scheduler
-    counts : TaskCounts
-    places : Places
-    failures : Failures
-    """
+    """Samples the workers, and sums up what they did and used."""
 
     def __init__(
         self, scheduler: Scheduler, counts: TaskCounts, places: Places, failures: Failures
@@ -198,8 +191,7 @@ class Summary:
         kinds = sorted(self._failures.kinds, key=lambda one: -one.count)
         if not kinds:
             return []
-        more = f" and {len(kinds) - _NAMED} more kinds" if len(kinds) > _NAMED else ""
-        return [f"failed: {', '.join(map(str, kinds[:_NAMED]))}{more}"]
+        return [f"failed: {and_more([str(kind) for kind in kinds[:_NAMED]], len(kinds))}"]
 
     def _about_memory(self) -> list[str]:
         if not self._workers:

@@ -24,9 +24,9 @@ class TaskCounts(SchedulerPlugin):
     Attributes
     ----------
     done, erred : int
-        Tasks that have ended: well, or because they or what they depend on raised.
+        Tasks that have ended: with a result, or because they or their dependencies raised.
     retried : int
-        How often a task was sent to a worker once more.
+        How often a task was sent to a worker again.
     pending : int
         Tasks that wait or run.
     dropped : int
@@ -43,7 +43,7 @@ class TaskCounts(SchedulerPlugin):
         self._tasks = scheduler.tasks
         self.done = self.erred = self.retried = self.pending = self.dropped = 0
         self._released: dict[Any, str] = {}  # by key, from which state; most for a moment only
-        self._again: set[Any] = set()  # keys of tasks that wait to be sent once more
+        self._again: set[Any] = set()  # keys of tasks that wait to be sent again
         self.first_ended: float | None = None
         self.busy_seconds = 0.0
 
@@ -169,39 +169,3 @@ class Places:
         first = name.rpartition("-")[0]  # a worker that replaced another has one more number
         known = self._ranks.get(name) or self._ranks.get(first)
         return str(known) if known else f"worker {name} on {worker.host}"
-
-
-# -- Numbers as people write them. ---------------------------------------------------------
-
-
-def duration(seconds: float) -> str:
-    """Format a time with its two largest units.
-
-    Examples
-    --------
-    >>> duration(9.4), duration(166), duration(7800), duration(93600)
-    ('9 s', '2 min 46 s', '2 h 10 min', '1 d 2 h')
-    """
-    units = ((86400, "d"), (3600, "h"), (60, "min"), (1, "s"))
-    rest = round(max(seconds, 0))
-    largest = next((n for n, (size, _) in enumerate(units) if rest >= size), len(units) - 1)
-    parts = []
-    for size, name in units[largest : largest + 2]:
-        count, rest = divmod(rest, size)
-        parts.append((count, name))
-    return " ".join(f"{count} {name}" for count, name in parts if count) or "0 s"
-
-
-def rate(per_second: float) -> str:
-    """Format how often something happens, per second, minute or hour.
-
-    Examples
-    --------
-    >>> rate(41.3), rate(0.5), rate(0.001), rate(0)
-    ('41/s', '30/min', '3.6/h', '0/s')
-    """
-    seconds, name = 1, "s"
-    if 0 < per_second < 1:
-        seconds, name = (60, "min") if per_second * 60 >= 1 else (3600, "h")
-    value = per_second * seconds
-    return f"{value:.0f}/{name}" if value >= 10 else f"{value:.1f}".removesuffix(".0") + f"/{name}"

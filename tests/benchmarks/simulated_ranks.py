@@ -107,7 +107,7 @@ async def lead(ranks: int, transport: str) -> tuple[float, float, Counter[str]]:
     )
     comm = SimulatedRanks(ranks, cluster)
     options = Options.resolve({"transport": transport})
-    leader = leaders.Leader(comm, assign_roles(ranks), options, print)
+    leader = leaders.Leader(comm, assign_roles(ranks, options), options, print)
     with mock.patch.object(leaders, "LivenessClient", NoWatch):
         before = time.process_time()
         await leader.start(Deadline(300))

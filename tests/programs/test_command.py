@@ -531,7 +531,7 @@ def test_files_that_lead_nowhere(start, tmp_path, content, text):
 
 
 @pytest.mark.parametrize(
-    "words, text", [(b"", "says nothing"), (b"SSH-2.0-OpenSSH_9.2\r\n", "is no scheduler")]
+    "words, text", [(b"", "does not answer"), (b"SSH-2.0-OpenSSH_9.2\r\n", "is not a scheduler")]
 )
 def test_the_address_has_become_another_program_s(start, tmp_path, listen, words, text):
     address = listen(lambda connection: connection.sendall(words))

@@ -168,7 +168,7 @@ def test_a_file_system_that_hangs_holds_nothing_up(start, end):
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("where", ["check", "_draft"])
+@pytest.mark.parametrize("where", ["check", "_temporary"])
 def test_a_file_system_that_hangs_is_named_by_who_would_write(run, where):
     result = run(
         f"""

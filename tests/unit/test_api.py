@@ -265,9 +265,9 @@ def test_a_block_is_no_client():
 
 @pytest.mark.parametrize("name", ["initialize", "execute", "send_close_signal"])
 def test_names_of_dask_mpi_lead_to_ours(name):
-    with pytest.raises(ImportError, match=f"{name} is dask-mpi's, mpidask has none: "):
+    with pytest.raises(ImportError, match=f"{name} belongs to dask-mpi, not mpidask: "):
         exec(f"from mpidask import {name}")
-    with pytest.raises(AttributeError, match=f"{name} is dask-mpi's, mpidask has none: "):
+    with pytest.raises(AttributeError, match=f"{name} belongs to dask-mpi, not mpidask: "):
         getattr(mpidask, name)
     assert not hasattr(mpidask, name)
     with pytest.raises(ImportError, match="cannot import name 'nonesuch'"):

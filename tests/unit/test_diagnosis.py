@@ -54,7 +54,7 @@ def test_ranks_that_gave_no_answer_are_named():
 
 def test_binding_and_limits_are_shown():
     bound = [facts("a", "10.0.0.1/24", cpus=cpus, quota=3) for cpus in ([0], [1], [2, 3])]
-    assert "; 4 CPUs (of which a cgroup lets 3 be busy), 1-2 for each rank; " in report(*bound)[2]
+    assert "; 4 CPUs (a cgroup allows the use of 3), 1-2 for each rank; " in report(*bound)[2]
 
 
 def test_other_software_is_told_once_a_node():
@@ -72,7 +72,7 @@ def test_the_time_that_imports_took_is_shown_for_each_node():
 
 def test_nodes_without_a_common_network():
     stranger = facts("b", "192.168.1.1/24")
-    assert any("better give interface or host" in line for line in report(A, stranger))
+    assert any("set interface or host" in line for line in report(A, stranger))
 
 
 def test_this_process():

@@ -86,7 +86,7 @@ def test_every_option_is_described(name):
     metadata = FIELDS[name].metadata
     assert metadata["help"] and not metadata["help"].endswith(".")
     assert metadata["group"]
-    assert metadata["kind"].words
+    assert metadata["kind"].description
 
 
 # -- Where a value comes from. -------------------------------------------------------

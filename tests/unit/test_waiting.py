@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import queue
+import threading
 
 import pytest
 
 from mpidask import _waiting
-from mpidask._waiting import Waker, backoff, poll
+from mpidask._waiting import Changes, backoff, poll
 
 
 def test_pauses_double_up_to_the_longest():
@@ -47,11 +49,11 @@ def test_a_pause_can_be_ended(monkeypatch):
     monkeypatch.setattr(_waiting, "backoff", lambda longest: iter([600, 600]))
 
     async def test():
-        waker, there = Waker(), asyncio.Event()
-        waiting = [asyncio.create_task(poll(there.is_set, waker=waker)) for _ in "ab"]
+        changes, there = Changes(), asyncio.Event()
+        waiting = [asyncio.create_task(poll(there.is_set, changes=changes)) for _ in "ab"]
         await asyncio.sleep(0)
         there.set()
-        waker.wake()
+        changes.notify()
         return await asyncio.wait_for(asyncio.gather(*waiting), 20)
 
     assert asyncio.run(test()) == [True, True]
@@ -92,7 +94,7 @@ def test_a_wait_can_be_ended():
 
 
 def test_changes_wake_all_that_wait():
-    changes, found = _waiting.Changes(), []
+    changes, found = Changes(), []
 
     async def wait_for(number):
         await changes.until(lambda: len(found) >= number)
@@ -108,3 +110,14 @@ def test_changes_wake_all_that_wait():
         return await asyncio.gather(*waiting)
 
     assert asyncio.run(test()) == [0, 1, 2]
+
+
+def test_an_error_in_the_thread_of_a_notice_is_shown(monkeypatch):
+    shown = queue.SimpleQueue()
+    monkeypatch.setattr(threading, "excepthook", shown.put)
+
+    def message(waited):
+        raise ValueError("no message")
+
+    with _waiting.WaitNotice(message, first=0):
+        assert str(shown.get(timeout=20).exc_value) == "no message"

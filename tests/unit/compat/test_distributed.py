@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import os
 import re
+import warnings
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
@@ -267,6 +268,15 @@ def test_log_messages(text):
     """Texts of the same meaning may be split over lines."""
     joined = re.sub(r'"\s*\n?\s*f?"', "", SOURCES)
     assert text in joined
+
+
+@pytest.mark.parametrize("text", [compat.PORT_IN_USE, compat.ONLY_LOOPBACK, compat.SLOW_FILES])
+def test_warnings(text):
+    assert text.replace(r"\s*", "").replace(r"\d+", "{expected}") in SOURCES
+    with compat.without_warnings(text), warnings.catch_warnings(record=True) as caught:
+        warnings.warn(text.replace(r"\s*", "\n").replace(r"\d+", "8787"), stacklevel=1)
+        warnings.warn("another", stacklevel=1)
+    assert [str(warning.message) for warning in caught] == ["another"]
 
 
 def test_cpu_quota():

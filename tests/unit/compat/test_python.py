@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import functools
 import inspect
 import logging
 import multiprocessing
+import signal
 import subprocess
 import sys
-from multiprocessing import spawn
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import forkserver, resource_tracker, spawn
+
+import pytest
 
 from mpidask._compat import python
 
@@ -87,3 +93,25 @@ def test_all_loggers():
     log = logging.getLogger("mpidask-test.child")
     assert python.all_loggers()["mpidask-test.child"] is log
     assert "mpidask-test" not in python.all_loggers()  # a placeholder
+
+
+@pytest.mark.parametrize("pool", [ThreadPoolExecutor, ProcessPoolExecutor])
+def test_pool_modules(pool):
+    assert pool.__module__ in python.POOL_MODULES
+
+
+def test_helper_processes():
+    for module, name in zip((resource_tracker, forkserver), python.HELPER_PROCESSES, strict=True):
+        assert f"from {module.__name__} import main" in inspect.getsource(module)
+        assert name in module.__name__
+
+
+def test_is_asyncios_handler():
+    async def handler():
+        return signal.getsignal(signal.SIGINT)
+
+    found = asyncio.run(handler())
+    if sys.version_info >= (3, 11):  # before, it installs none
+        assert python.is_asyncios_handler(found)
+    assert not python.is_asyncios_handler(signal.default_int_handler)
+    assert not python.is_asyncios_handler(functools.partial(print))

@@ -36,11 +36,11 @@ def test_a_link_stays_one(tmp_path):
     assert (tmp_path / "real").read_text() == "text"
 
 
-def test_a_draft_that_fails_leaves_the_old_file(tmp_path):
+def test_a_temporary_file_that_fails_leaves_the_old_file(tmp_path):
     path = tmp_path / "report.html"
     path.write_text("old")
     report = AtomicFile(str(path), "report", lambda content: True)
-    with pytest.raises(LookupError), report._draft() as name:  # noqa: PT012
+    with pytest.raises(LookupError), report._temporary() as name:  # noqa: PT012
         assert name.endswith("report.html")
         open(name, "w").close()
         raise LookupError

@@ -42,7 +42,9 @@ async def started(given):
     async def start_worker(name="w", attempt=0, nthreads=1):
         cluster = schedulers.connection_info(given, scheduler, None, "")
         settings = WorkerSettings(name, nthreads, ranks_on_node=2)
-        worker = workers.make_worker(given, settings, cluster, attempt)
+        worker = workers.make_worker(
+            given, settings, cluster, attempt, given.worker_options, by_mpi=False
+        )
         made.append(worker)
         await worker
         return worker

@@ -54,7 +54,9 @@ def codes(given, prefix, paths):
     async def test():
         scheduler = await start_scheduler(given, "127.0.0.1", None, prefix)
         cluster = connection_info(given, scheduler, None, prefix)
-        worker = make_worker(given, WorkerSettings("w", 1, 1), cluster, 0)
+        worker = make_worker(
+            given, WorkerSettings("w", 1, 1), cluster, 0, given.worker_options, by_mpi=False
+        )
         try:
             await worker
             port = scheduler.services["dashboard"].port

@@ -87,13 +87,13 @@ def test_blocks_cover_the_array_once():
     ],
 )
 def test_only_hdf5_files_are_replaced(tmp_path, content, may):
-    path, draft = tmp_path / "x.h5", tmp_path / "draft"
+    path, temporary = tmp_path / "x.h5", tmp_path / "temporary"
     path.write_bytes(content)
-    draft.write_bytes(b"new")
+    temporary.write_bytes(b"new")
     if may:
-        target(str(path)).accept(str(draft))
+        target(str(path)).replace_by(str(temporary))
         assert path.read_bytes() == b"new"
     else:
         with pytest.raises(OSError, match="is not a HDF5 file, and is left as it is"):
-            target(str(path)).accept(str(draft))
+            target(str(path)).replace_by(str(temporary))
         assert path.read_bytes() == content

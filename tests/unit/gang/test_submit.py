@@ -31,7 +31,7 @@ def test_ranks_that_cannot_be(ranks):
 
 
 def test_more_ranks_than_there_are():
-    with pytest.raises(NotEnoughRanksError, match="4 ranks are asked for"):
+    with pytest.raises(NotEnoughRanksError, match="asked for 4 ranks"):
         _wanted(4, None, RANKS)
 
 

@@ -17,7 +17,8 @@ from mpidask._lifecycle.roles import assign_joining_roles, assign_roles
 from mpidask._options import Options
 from mpidask._waiting import poll
 
-ROLES = assign_roles(4)
+ROLES = assign_roles(4, Options.resolve({}))
+JOINING = assign_joining_roles(4, Options.resolve({"address": "tls://10.0.0.1:8786"}))
 
 
 class FakeMembers:
@@ -161,7 +162,7 @@ def test_values_without_end_are_cut():
 
 
 def test_ranks_call_different_things():
-    found = agree(*[None] * 4, roles=(ROLES, ROLES, ROLES, assign_joining_roles(4)))
+    found = agree(*[None] * 4, roles=(ROLES, ROLES, ROLES, JOINING))
     assert [isinstance(one, StartupError) for one in found] == [False, True, False, False]
     assert "call=mpi_dask; rank 3 on " in str(found[1])
     assert str(found[1]).endswith("has call=join_existing")

@@ -99,12 +99,7 @@ class Job:
             }
             | options
         )
-        self.roles = assign_roles(
-            size,
-            scheduler_rank=self.options.scheduler_rank,
-            client_rank=self.options.client_rank,
-            exclusive_workers=self.options.exclusive_workers,
-        )
+        self.roles = assign_roles(size, self.options)
         mailboxes = defaultdict(asyncio.Queue)
         self.comms = [
             FakeCommunicator(mailboxes, rank, size, (lost or {}).get(rank, ()))
@@ -367,10 +362,10 @@ def refuse(monkeypatch, *names):
     """Let workers of these names fail to start."""
     make_worker = workers.make_worker
 
-    def make(options, order, cluster, attempt, **kwargs):
+    def make(options, order, *args, **kwargs):
         if order.name in names:
             raise RuntimeError(f"no luck for {order.name}")
-        return make_worker(options, order, cluster, attempt, **kwargs)
+        return make_worker(options, order, *args, **kwargs)
 
     monkeypatch.setattr(workers, "make_worker", make)
 
@@ -566,7 +561,7 @@ def test_a_signal_of_open_mpi_may_have_been_another(caplog, monkeypatch):
     monkeypatch.setattr(launcher, "BY_OPEN_MPI", True)
     run(test)
     (line,) = said(caplog, logging.WARNING)
-    assert line.endswith("was sent SIGTERM (which Open MPI's mpirun also makes of Ctrl-C)")
+    assert line.endswith("was sent SIGTERM (Open MPI's mpirun also sends it for Ctrl-C)")
 
 
 def test_signal_during_the_start():

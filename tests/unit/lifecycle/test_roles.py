@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 
 from mpidask import NotEnoughRanksError
-from mpidask._lifecycle.roles import Roles, assign_command_roles, assign_joining_roles, assign_roles
+from mpidask._lifecycle import roles as rules
+from mpidask._lifecycle.roles import Roles
+from mpidask._options import Options
+
+
+def assign_roles(size, **options):
+    return rules.assign_roles(size, Options.resolve(options))
+
+
+def assign_command_roles(size, **options):
+    return rules.assign_command_roles(size, Options.resolve(options))
 
 
 @pytest.mark.parametrize(
@@ -128,5 +138,6 @@ def test_command_needs_ranks(size, rank, exclusive):
 
 
 def test_joining_roles():
-    roles = assign_joining_roles(3)
+    options = Options.resolve({"address": "tcp://10.0.0.1:8786"})
+    roles = rules.assign_joining_roles(3, options)
     assert roles == Roles(leader=0, workers=(0, 1, 2), scheduler=None, client=None)

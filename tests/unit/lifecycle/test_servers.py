@@ -10,7 +10,7 @@ import pytest
 from distributed.core import Status
 from distributed.utils import warn_on_duration
 
-from mpidask._compat.distributed import CLUSTER_ENDS, RESTARTED
+from mpidask._compat.distributed import CLUSTER_ENDS, RESTARTED, SLOW_FILES
 from mpidask._dask import worker as workers
 from mpidask._lifecycle import servers
 from mpidask._lifecycle.messages import ConnectionInfo, Failed, StartWorker
@@ -18,7 +18,7 @@ from mpidask._lifecycle.servers import WorkerSupervisor
 from mpidask._options import Options
 from mpidask._placement.resources import WorkerSettings
 
-SLOW = workers.SLOW_FILES
+SLOW = SLOW_FILES
 RETIRED = "scheduler-close-worker"
 LOST = "worker-handle-scheduler-connection-broken"
 FAILS = "fails to start"
@@ -48,7 +48,7 @@ class FakeWorker:
 
 def supervise(cluster, said, **order):
     order = StartWorker(WorkerSettings("w", 1, 1), **order)
-    return WorkerSupervisor(Options.resolve({}), order, cluster, said.append, lambda: None)
+    return WorkerSupervisor(Options.resolve({}), order, cluster, said.append, lambda: None, {})
 
 
 @pytest.mark.parametrize(

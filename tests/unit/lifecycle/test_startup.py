@@ -25,9 +25,9 @@ WORKER = WorkerStarted(nthreads=2, memory_limit=GIB)
 
 def starting(size=5, *, wanted=None, **options):
     """Make the start of a job whose ranks sit two by two on host0, host1, ..."""
-    roles = assign_roles(size, **options)
     wait = True if wanted is None else wanted
-    return Startup(roles, Options.resolve({"wait_for_workers": wait}), size)
+    resolved = Options.resolve({"wait_for_workers": wait, **options})
+    return Startup(assign_roles(size, resolved), resolved, size)
 
 
 def gather(startup, ranks=None):

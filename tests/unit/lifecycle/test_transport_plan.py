@@ -30,7 +30,9 @@ class Start:
         nodes = {
             rank: Node(host.partition(":")[0], network=host) for rank, host in enumerate(hosts)
         }
-        self.startup = Startup(assign_roles(len(hosts)), self.options, len(hosts), nodes)
+        self.startup = Startup(
+            assign_roles(len(hosts), self.options), self.options, len(hosts), nodes
+        )
 
     def hear(self, rank, message):
         """Give the orders about the transport that answer a message, by rank."""
@@ -174,10 +176,12 @@ def test_sockets_take_no_orders(options):
 def test_ranks_of_the_job_use_what_is_asked_for():
     for transport in "auto", "mpi", "socket":
         options = Options.resolve({"transport": transport})
-        assert possible_transport(options, assign_roles(4)) == transport
+        assert possible_transport(options, assign_roles(4, options)) == transport
 
 
 def test_nannies_and_protocols_and_joined_workers_use_sockets():
-    for options in {"nanny": True}, {"protocol": "wss"}:
-        assert possible_transport(Options.resolve(options), assign_roles(4)) == "socket"
-    assert possible_transport(Options.resolve({}), assign_joining_roles(4)) == "socket"
+    for given in {"nanny": True}, {"protocol": "wss"}:
+        options = Options.resolve(given)
+        assert possible_transport(options, assign_roles(4, options)) == "socket"
+    options = Options.resolve({"address": "tls://10.0.0.1:8786"})
+    assert possible_transport(options, assign_joining_roles(4, options)) == "socket"

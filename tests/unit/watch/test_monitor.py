@@ -574,7 +574,7 @@ def test_a_file_system_that_hangs_does_not_hold_the_scheduler(tmp_path, said, mo
 
     run(test)
     hang.set()
-    assert said()[0] == "writing the summary takes more than 0.5 s: left"
+    assert said()[0] == "the summary is not written within 0.5 s: the last version is missing"
     assert said()[1].startswith("summary: 0 tasks done")
 
 

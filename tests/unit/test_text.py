@@ -1,10 +1,10 @@
-"""Numbers as people write them."""
+"""Parts of messages."""
 
 from __future__ import annotations
 
 import pytest
 
-from mpidask._watch.task_counts import duration, rate
+from mpidask._text import and_more, count, duration, list_ranks, name_ranks, printable, rate
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,16 @@ def test_duration(seconds, text):
 )
 def test_rate(per_second, text):
     assert rate(per_second) == text
+
+
+def test_long_lists_are_cut():
+    assert and_more(["a", "b"], 2, "; ") == "a; b"
+    assert and_more(["a", "b"], 5, "; ") == "a; b; and 3 more"
+    assert name_ranks([3]) == "rank 3"
+    assert name_ranks(range(22)) == f"ranks {', '.join(map(str, range(20)))} and 2 more"
+    assert list_ranks({2, 1}, "node{}".format) == "node1, node2"
+
+
+def test_counts_and_control_characters():
+    assert [count(number, "node") for number in (0, 1, 2)] == ["0 nodes", "1 node", "2 nodes"]
+    assert printable("a\x1b[2J\nb") == "a [2J b"
