@@ -21,6 +21,7 @@ from mpidask._lifecycle.messages import (
     End,
     Failed,
     Finished,
+    LeaderThere,
     MeasureTransport,
     RankReady,
     Running,
@@ -152,6 +153,8 @@ class Member:
                     self._launch(duty, work)
             case SchedulerClosed():
                 self._guard.expect_no_scheduler()
+            case LeaderThere():
+                self._guard.hear_of_leader()
             case SignalHeard() if self._roles.client is not None:
                 # The user's function may now take its time to end. Without one, the order to
                 # end is imminent.
@@ -217,7 +220,7 @@ class Member:
         found = None
         if self._comm.rank != self._roles.client:
             found = self._settings.enter_context(contextlib.ExitStack())
-        self._worker = WorkerSupervisor(
+        self._worker = worker = WorkerSupervisor(
             self._options,
             order,
             self._cluster,
@@ -226,7 +229,13 @@ class Member:
             found,
             None if self._cluster is None else self._gangs.worker_options(self._cluster),
         )
-        await self._worker.run()
+        timeout = self._options.startup_timeout
+        watching = self._guard.watch_leader(lambda: worker.has_scheduler, timeout)
+        watch = asyncio.create_task(watching)
+        try:
+            await worker.run()
+        finally:
+            watch.cancel()
         self._report(Finished("worker"))
 
     def _expect_end(self) -> None:

@@ -33,8 +33,8 @@ _FORWARDING_TIME = 0.2
 #: Seconds that other ranks have to exit after this one was interrupted.
 _INTERRUPTED = 30
 #: Seconds that other ranks have, at most, to fail in the same way as this one; then this one aborts
-#: the job. Further ranks wait longer, each by `_STAGGER`, as one report is enough.
-_FAILURE_GRACE, _STAGGER, _STAGGERED = 5, 0.5, 10
+#: the job. Further ranks wait longer, each by `STAGGER`, as one report is enough.
+_FAILURE_GRACE, STAGGER, STAGGERED = 5, 0.5, 10
 #: Exit statuses after signals.
 SIGNALLED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
@@ -442,8 +442,8 @@ def _warn_of_other_ranks(barrier: ExitBarrier, error: BaseException) -> None:
 def _give_up_after_failure(barrier: ExitBarrier) -> Callable[[], bool]:
     """Limit the wait of a rank that an exception has ended: others may wait for it in MPI."""
     rank = barrier.comm.Get_rank()
-    turn = barrier.reporters.index(rank) if barrier.reports else 2 + min(rank, _STAGGERED)
-    deadline = Deadline(_plan.failure_grace + _STAGGER * turn)
+    turn = barrier.reporters.index(rank) if barrier.reports else 2 + min(rank, STAGGERED)
+    deadline = Deadline(_plan.failure_grace + STAGGER * turn)
     return lambda: not barrier.left and not deadline.left
 
 
