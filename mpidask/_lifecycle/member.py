@@ -37,6 +37,7 @@ from mpidask._lifecycle.messages import (
 )
 from mpidask._lifecycle.roles import Roles
 from mpidask._lifecycle.servers import SchedulerRunner, WorkerSupervisor, root_cause
+from mpidask._log import empty_stdin
 from mpidask._mpi import launcher
 from mpidask._mpi.communicator import TO_LEADER, TO_MEMBER, Communicator
 from mpidask._options import Options
@@ -114,6 +115,8 @@ class Member:
             from mpidask._compat.tls import raise_oserror_for_closed_tls
 
             self._settings.enter_context(at_log_level(self._options.log_level))
+            if self._comm.rank != self._roles.client:
+                self._settings.enter_context(empty_stdin())
             raise_oserror_for_closed_tls()
         shield_children()
 

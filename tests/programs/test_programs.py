@@ -655,6 +655,31 @@ def test_lines_are_printed_at_once(start, tmp_path, exit):
     assert result.stdout.count(str(exit)) == (1 if exit else 3)
 
 
+@pytest.mark.essential
+def test_tasks_have_no_standard_input(run):
+    """MPICH's mpirun leaves that of most ranks open and empty for ever."""
+    result = run(
+        """
+        import sys
+        from mpidask import mpi_dask_main
+
+        def ask():
+            try:
+                return input()
+            except EOFError:
+                return "nobody is there"
+
+        before = sys.stdin
+        task = mpi_dask_main(exit=False)(lambda client: client.submit(ask).result())()
+        print(task, sys.stdin is before)
+        """,
+        ranks=3,
+        limit=60,
+    )
+    assert result.status == 0, result.stderr
+    assert sorted(result.stdout.splitlines()) == 2 * ["None True"] + ["nobody is there True"]
+
+
 # -- python -m mpidask ------------------------------------------------------------------
 
 
