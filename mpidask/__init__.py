@@ -11,7 +11,12 @@ imported, only when you ask for a cluster.
 
 import sys as _sys
 
-from mpidask._api import join_existing, mpi_dask, mpi_dask_main
+try:
+    from mpidask._api import join_existing, mpi_dask, mpi_dask_main
+except KeyboardInterrupt:  # of a job, which would show a traceback on every rank
+    if hasattr(_sys, "ps1"):
+        raise
+    raise SystemExit(130) from None
 from mpidask._broadcast.broadcast import Broadcast, broadcast
 from mpidask._compat.python import is_import_statement as _is_import_statement
 from mpidask._dask.scheduler_file import connection

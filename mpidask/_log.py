@@ -1,10 +1,11 @@
-"""The logger, and the output of the program."""
+"""The logger, and the standard streams of the program."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import logging
+import os
 import sys
 from collections.abc import Iterator
 
@@ -40,6 +41,21 @@ def printing_line_by_line(*, restore: bool) -> Iterator[None]:
     finally:
         if restore and not stream.closed:
             stream.reconfigure(line_buffering=False)
+
+
+@contextlib.contextmanager
+def empty_stdin() -> Iterator[None]:
+    """Let `input()` raise EOFError at once, as in the children of multiprocessing.
+
+    Launchers give standard input to one rank. That of the others may stay open for ever, and a
+    thread that reads it makes Python abort the process when it exits.
+    """
+    before = sys.stdin
+    with open(os.devnull) as sys.stdin:
+        try:
+            yield
+        finally:
+            sys.stdin = before
 
 
 @contextlib.contextmanager

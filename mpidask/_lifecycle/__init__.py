@@ -20,7 +20,8 @@
 
 A member that fails sends `Failed` instead; one that receives a signal, `Signalled`. If the
 user's function shuts the scheduler down, its rank sends `Finished` as soon as it begins to close,
-and the leader `SchedulerClosed` to all, so that no rank concludes that it is dead.
+and the leader `SchedulerClosed` to all, so that no rank concludes that it is dead. A worker that
+has no scheduler sends `LeaderSought`, and ends the job if no `LeaderThere` comes either.
 
 To follow the start through the code: `front_end.prepared` checks the options and chooses
 `MPICluster` or `local_cluster`; `MPICluster.__enter__` runs the `Handshake` of all ranks, then a

@@ -17,6 +17,8 @@ from mpidask._lifecycle.messages import (
     End,
     Failed,
     Finished,
+    LeaderSought,
+    LeaderThere,
     Running,
     SchedulerClosed,
     SignalHeard,
@@ -227,9 +229,12 @@ class Leader:
         self._startup.hear(rank, message)
         if isinstance(message, Failed) and self._running is not None:
             self._warn_of(rank, message)  # even if it arrives only after the order to end
-        if isinstance(message, Signalled):
-            self._send([(rank, SignalHeard())])
-            self._act_on_first_signal(rank, message.signum)
+        match message:
+            case Signalled(signum):
+                self._send([(rank, SignalHeard())])
+                self._act_on_first_signal(rank, signum)
+            case LeaderSought():
+                self._send([(rank, LeaderThere())])
         return rank, message
 
     def _warn_of(self, rank: int, failed: Failed) -> None:

@@ -3,6 +3,7 @@
 MPI does not report dead ranks, and not every launcher ends a job when one of its processes dies
 (Slurm's srun does not). So the leader keeps an idle connection to the scheduler: when it breaks,
 the process at its other end is gone. If the leader is the scheduler's rank, a worker keeps it.
+Should both ends die at once, workers find out: they have no scheduler, and the leader is silent.
 
 Over this connection, a rank also wakes the other one up ("poll MPI now"). So nobody has to poll
 often while the cluster runs and nothing happens.
@@ -16,10 +17,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from mpidask._dask.connection_info import ConnectionInfo
+from mpidask._lifecycle.messages import LeaderSought
 from mpidask._lifecycle.roles import Roles
 from mpidask._log import logger
 from mpidask._mpi import job_exit
-from mpidask._mpi.communicator import Communicator
+from mpidask._mpi.communicator import TO_LEADER, Communicator
 from mpidask._threads import start_task
 from mpidask._waiting import Deadline
 
@@ -35,6 +37,8 @@ _TIMEOUT, _PAUSE = 300, 1
 #: the scheduler's rank; and on a worker, which the leader has to tell that the scheduler was shut
 #: down.
 _GRACE, _WORKER_GRACE = 2, 3
+#: Seconds between looks at whether this rank's worker has a scheduler.
+_INTERVAL = 30
 
 
 class LivenessServer:
@@ -152,6 +156,15 @@ async def _connect(cluster: ConnectionInfo) -> Any:
         await asyncio.sleep(_PAUSE)
 
 
+async def _can_connect(cluster: ConnectionInfo) -> bool:
+    try:
+        comm = await cluster.connect("client")
+    except (OSError, asyncio.TimeoutError):
+        return False
+    await comm.close()
+    return True
+
+
 async def _wake(comm: Any) -> None:
     with contextlib.suppress(OSError):  # the other end is gone
         await comm.write(_WAKE)
@@ -175,6 +188,7 @@ class LivenessGuard:
         self._cluster: ConnectionInfo | None = None
         self._ending = False
         self._scheduler_closed = asyncio.Event()
+        self._leader_heard = asyncio.Event()
 
     def stand_down(self) -> None:
         """Never end the job from here on: the leader has ordered the end."""
@@ -215,6 +229,43 @@ class LivenessGuard:
         client = LivenessClient(cluster, self._comm.wake)
         if await client.wait_for_death(self._scheduler_closed.wait, _WORKER_GRACE):
             self.end_job(f"the scheduler on rank {self._roles.leader} is gone")
+
+    async def watch_leader(self, has_scheduler: Callable[[], bool], timeout: float) -> None:
+        """End the job, on a worker's rank, once both scheduler and leader are dead.
+
+        Parameters
+        ----------
+        has_scheduler : callable
+            Whether the worker is connected to the scheduler.
+        timeout : float
+            Seconds that the leader has to answer, while user code may hold up its event loop.
+        """
+        timeout += job_exit.STAGGER * min(self._comm.rank, job_exit.STAGGERED)
+        # The scheduler of another job may come back.
+        while self._cluster is not None and not self._scheduler_closed.is_set():
+            await asyncio.sleep(_INTERVAL)
+            if has_scheduler() or await self._leader_answers(timeout):
+                continue
+            if not has_scheduler() and not await _can_connect(self._cluster):
+                self.end_job(self._both_silent(timeout))
+
+    async def _leader_answers(self, timeout: float) -> bool:
+        self._leader_heard.clear()
+        self._comm.send(self._roles.leader, TO_LEADER, LeaderSought())
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._leader_heard.wait(), timeout)
+        return self._leader_heard.is_set()
+
+    def hear_of_leader(self) -> None:
+        """Take note that the leader has answered."""
+        self._leader_heard.set()
+
+    def _both_silent(self, timeout: float) -> str:
+        ranks = dict.fromkeys((self._roles.scheduler, self._roles.leader))
+        named = " and ".join(
+            f"rank {rank} ({self._roles.of(rank)})" for rank in ranks if rank is not None
+        )
+        return f"no answer from {named} for {timeout:.3g} s (startup_timeout)"
 
     def wake_leader(self) -> None:
         """Make the leader poll at once."""

@@ -21,6 +21,7 @@ from mpidask._lifecycle.messages import (
     End,
     Failed,
     Finished,
+    LeaderThere,
     MeasureTransport,
     RankReady,
     Running,
@@ -36,6 +37,7 @@ from mpidask._lifecycle.messages import (
 )
 from mpidask._lifecycle.roles import Roles
 from mpidask._lifecycle.servers import SchedulerRunner, WorkerSupervisor, root_cause
+from mpidask._log import empty_stdin
 from mpidask._mpi import launcher
 from mpidask._mpi.communicator import TO_LEADER, TO_MEMBER, Communicator
 from mpidask._options import Options
@@ -113,6 +115,8 @@ class Member:
             from mpidask._compat.tls import raise_oserror_for_closed_tls
 
             self._settings.enter_context(at_log_level(self._options.log_level))
+            if self._comm.rank != self._roles.client:
+                self._settings.enter_context(empty_stdin())
             raise_oserror_for_closed_tls()
         shield_children()
 
@@ -152,6 +156,8 @@ class Member:
                     self._launch(duty, work)
             case SchedulerClosed():
                 self._guard.expect_no_scheduler()
+            case LeaderThere():
+                self._guard.hear_of_leader()
             case SignalHeard() if self._roles.client is not None:
                 # The user's function may now take its time to end. Without one, the order to
                 # end is imminent.
@@ -219,7 +225,7 @@ class Member:
             worker_options = self._gangs.worker_options(self._cluster)
         if self._comm.rank != self._roles.client:
             found = self._settings.enter_context(contextlib.ExitStack())
-        self._worker = WorkerSupervisor(
+        self._worker = worker = WorkerSupervisor(
             self._options,
             order,
             self._cluster,
@@ -228,7 +234,13 @@ class Member:
             worker_options,
             found,
         )
-        await self._worker.run()
+        timeout = self._options.startup_timeout
+        watching = self._guard.watch_leader(lambda: worker.has_scheduler, timeout)
+        watch = asyncio.create_task(watching)
+        try:
+            await worker.run()
+        finally:
+            watch.cancel()
         self._report(Finished("worker"))
 
     def _expect_end(self) -> None:

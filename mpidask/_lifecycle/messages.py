@@ -18,6 +18,8 @@ __all__ = [
     "End",
     "Failed",
     "Finished",
+    "LeaderSought",
+    "LeaderThere",
     "MeasureTransport",
     "RankReady",
     "Running",
@@ -80,6 +82,11 @@ class Signalled:
     """A rank received SIGINT or SIGTERM."""
 
     signum: int
+
+
+@dataclass(frozen=True)
+class LeaderSought:
+    """A worker has no scheduler: is the leader there? It answers `LeaderThere`."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +164,11 @@ class StartWorker:
 @dataclass(frozen=True)
 class SignalHeard:
     """The leader knows of the signal, and ends the cluster once the user's function has ended."""
+
+
+@dataclass(frozen=True)
+class LeaderThere:
+    """The leader lives, and deals with the scheduler if that is dead."""
 
 
 @dataclass(frozen=True)

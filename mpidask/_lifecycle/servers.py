@@ -154,6 +154,11 @@ class WorkerSupervisor:
     found_by_tasks : contextlib.ExitStack, optional
         Holds the settings by which a `Client()` in a task finds the cluster; the caller closes
         it. None on the client rank, where the block of the user's function does the same.
+
+    Attributes
+    ----------
+    has_scheduler : bool
+        Whether the worker is in the cluster, as opposed to being started or replaced.
     """
 
     def __init__(
@@ -177,6 +182,7 @@ class WorkerSupervisor:
         self._worker: Any = None
         self._address = ""  # of the scheduler that a `Client()` in a task connects to
         self._stopping = False
+        self.has_scheduler = False
 
     async def run(self) -> None:
         """Keep a worker running until it is closed for good."""
@@ -190,9 +196,11 @@ class WorkerSupervisor:
                     raise
                 self._report(Failed("worker", root_cause(error), final=False))
             else:
+                self.has_scheduler = True
                 if attempt == 0:
                     self._report_start()
                 await self._worker.finished()
+                self.has_scheduler = False
                 if workers.is_closed_for_good(self._worker, joined=self._joins):
                     return
             if self._stopping or (self._joins and not self._options.reconnect):

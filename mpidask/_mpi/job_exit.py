@@ -12,6 +12,7 @@ import contextlib
 import ctypes
 import functools
 import gc
+import math
 import os
 import signal
 import sys
@@ -24,7 +25,7 @@ from mpidask._compat.mpi4py import decides_on_abort
 from mpidask._log import flush_output, logger, logging_to_stderr
 from mpidask._mpi import exit_blockers
 from mpidask._text import name_ranks
-from mpidask._waiting import Deadline, backoff, wait
+from mpidask._waiting import Deadline, WaitNotice, backoff, wait
 
 if TYPE_CHECKING:
     from mpi4py import MPI
@@ -34,13 +35,14 @@ _FORWARDING_TIME = 0.2
 #: Seconds that other ranks have to exit after this one was interrupted.
 _INTERRUPTED = 30
 #: Seconds that other ranks have, at most, to fail in the same way as this one; then this one aborts
-#: the job. Further ranks wait longer, each by `_STAGGER`, as one report is enough.
-_FAILURE_GRACE, _STAGGER, _STAGGERED = 5, 0.5, 10
+#: the job. Further ranks wait longer, each by `STAGGER`, as one report is enough.
+_FAILURE_GRACE, STAGGER, STAGGERED = 5, 0.5, 10
 #: Exit statuses after signals.
 SIGNALLED = (128 + signal.SIGINT, 128 + signal.SIGTERM)
 
-#: Seconds of waiting in an `ExitBarrier` after which a rank announces that it is there.
-_ANNOUNCEMENT = 5
+#: Seconds of waiting in an `ExitBarrier` after which a rank announces that it is there, and in
+#: which the last one can receive a message if Python runs there.
+_ANNOUNCEMENT, _RECEPTION = 5, 10
 #: The tags of that, and of the message to the last rank; no `Communicator` or transfer uses them.
 _PRESENT, _LAST = 20_000, 20_001
 #: How many missing ranks are named with their hosts.
@@ -153,7 +155,9 @@ class ExitBarrier:
         self.reporters = [rank for rank in reporters if rank < comm.Get_size()]
         self._present = {comm.Get_rank()}
         self._sent: list[MPI.Request] = []
-        self._last_is_notified = False
+        self._notified: MPI.Request | None = None
+        self._silence: WaitNotice | None = None
+        self._is_last = False
         self._barriers: list[MPI.Request] = []
 
     @property
@@ -177,6 +181,7 @@ class ExitBarrier:
                 self._announce()
             self._receive()
             self._notify_last()
+            self._report_silence()
             return unless()
 
         notice = self._notice if self.reports else None
@@ -194,7 +199,10 @@ class ExitBarrier:
 
     def others_wait(self) -> bool:
         """Whether all others wait for this rank; known to the last one after ``exit=True``."""
-        return self.comm.Iprobe(tag=_LAST)
+        if not self._is_last and self.comm.Iprobe(tag=_LAST):
+            self._receive_last()
+            self._is_last = True
+        return self._is_last
 
     def missing(self) -> str:
         """Name the ranks that have not come, as far as this rank knows."""
@@ -216,9 +224,25 @@ class ExitBarrier:
 
     def _notify_last(self) -> None:
         missing = self._missing() if self.left and self.reports else []
-        if len(missing) == 1 and not self._last_is_notified:
-            self._last_is_notified = True
-            self._sent.append(self._send(missing[0], _LAST))
+        if len(missing) == 1 and self._notified is None:
+            self._notified = self._send(missing[0], _LAST)
+            self._sent.append(self._notified)
+
+    def _report_silence(self) -> None:
+        """Log, once, that the last rank is in a call in which no `CallWatch` can look for it."""
+        if self._notified is None:
+            return
+        if self._silence is None:
+            self._silence = WaitNotice(self._silence_notice, first=_RECEPTION, interval=math.inf)
+        if not self._notified.Test():
+            self._silence.check()
+
+    def _silence_notice(self, waited: int) -> str:
+        return (
+            f"{self.missing()} is in a call that lets no Python run. If it waits there for ranks "
+            "that have left, as the first comm.allreduce() of an object does, the job will not end "
+            "by itself: give exit=False"
+        )
 
     def _send(self, rank: int, tag: int) -> MPI.Request:
         from mpi4py import MPI
@@ -226,12 +250,17 @@ class ExitBarrier:
         # Synchronous: complete when received.
         return self.comm.Issend([b"", MPI.BYTE], rank, tag)
 
+    def _receive_last(self) -> None:
+        from mpi4py import MPI
+
+        self.comm.Recv([bytearray(), MPI.BYTE], tag=_LAST)
+
     def _receive(self) -> bool:
         from mpi4py import MPI
 
         status = MPI.Status()
         while self.comm.Iprobe(tag=_LAST):
-            self.comm.Recv([bytearray(), MPI.BYTE], tag=_LAST)
+            self._receive_last()
         while self.comm.Iprobe(tag=_PRESENT, status=status):
             self.comm.Recv([bytearray(), MPI.BYTE], status.Get_source(), _PRESENT)
             self._present.add(status.Get_source())
@@ -443,8 +472,8 @@ def _warn_of_other_ranks(barrier: ExitBarrier, error: BaseException) -> None:
 def _give_up_after_failure(barrier: ExitBarrier) -> Callable[[], bool]:
     """Limit the wait of a rank that an exception has ended: others may wait for it in MPI."""
     rank = barrier.comm.Get_rank()
-    turn = barrier.reporters.index(rank) if barrier.reports else 2 + min(rank, _STAGGERED)
-    deadline = Deadline(_plan.failure_grace + _STAGGER * turn)
+    turn = barrier.reporters.index(rank) if barrier.reports else 2 + min(rank, STAGGERED)
+    deadline = Deadline(_plan.failure_grace + STAGGER * turn)
     return lambda: not barrier.left and not deadline.left
 
 

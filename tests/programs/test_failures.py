@@ -656,6 +656,38 @@ def test_no_rank_outlives_the_client(start, body):
     assert "Traceback" not in result.stderr
 
 
+#: Ranks of workers look soon whether they have a scheduler.
+SOON = "from mpidask._lifecycle import liveness; liveness._INTERVAL = 1\n"
+
+
+@pytest.mark.essential
+@pytest.mark.parametrize("options", ["", "nanny=True, "], ids=["worker", "nanny"])
+def test_no_rank_outlives_scheduler_and_client(start, options):
+    program = SLOW.replace("shutdown_timeout", f"startup_timeout=15, {options}shutdown_timeout")
+    job = start(SOON + program.format(body=WAIT), limit=80, through=OUTLIVED)
+    job.wait_for_output("running")
+    for rank in 0, 1:
+        job.rank(rank).send_signal(signal.SIGKILL)
+    result = job.result()
+    assert result.status != 0
+    assert result.stdout == "running\n"
+    assert "no answer from rank 0 (scheduler) and rank 1 (client) for 1" in result.stderr
+    assert "s (startup_timeout)" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_no_rank_outlives_scheduler_and_its_watcher(start):
+    program = "from mpidask.cli import main\nmain(['--startup-timeout', '15'])\n"
+    job = start(SOON + program, limit=80, through=OUTLIVED)
+    job.wait_for_message("mpidask: 3 workers")
+    for rank in 1, 0:
+        job.rank(rank).send_signal(signal.SIGKILL)
+    result = job.result()
+    assert result.status != 0
+    assert "no answer from rank 0 (scheduler) for 1" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
 # -- Tasks that don't stop --------------------------------------------------------------
 
 

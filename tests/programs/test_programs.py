@@ -517,6 +517,30 @@ def test_a_collective_with_ranks_that_have_left_ends_the_job(run):
     assert "rank 1 on " in said and "waits in comm.Barrier() (" in said and "exit=False" in said
 
 
+@pytest.mark.essential
+def test_a_collective_with_ranks_that_have_left_and_holds_the_gil_is_told(start):
+    """In its first reduction of objects on a communicator, mpi4py duplicates that."""
+    job = start(
+        """
+        from mpi4py import MPI
+        from mpidask import mpi_dask_main
+        from mpidask._mpi import job_exit
+
+        job_exit._ANNOUNCEMENT = job_exit._RECEPTION = 1
+        mpi_dask_main(print)()
+        MPI.COMM_WORLD.allreduce(1)
+        """,
+        ranks=3,
+        limit=80,
+    )
+    job.wait_for_message("is in a call that lets no Python run")
+    job.process.send_signal(signal.SIGTERM)
+    result = job.result()
+    assert result.status != 0
+    (said,) = (line for line in result.said if "lets no Python run" in line)
+    assert said.startswith("mpidask: rank 1 on ") and "give exit=False" in said
+
+
 LEFT_BY_TASKS = """
 import multiprocessing, subprocess, sys, threading, time
 from concurrent.futures import ThreadPoolExecutor, TimeoutError
@@ -629,6 +653,31 @@ def test_lines_are_printed_at_once(start, tmp_path, exit):
     result = job.result()
     assert result.status == 0, result.stderr
     assert result.stdout.count(str(exit)) == (1 if exit else 3)
+
+
+@pytest.mark.essential
+def test_tasks_have_no_standard_input(run):
+    """MPICH's mpirun leaves that of most ranks open and empty for ever."""
+    result = run(
+        """
+        import sys
+        from mpidask import mpi_dask_main
+
+        def ask():
+            try:
+                return input()
+            except EOFError:
+                return "nobody is there"
+
+        before = sys.stdin
+        task = mpi_dask_main(exit=False)(lambda client: client.submit(ask).result())()
+        print(task, sys.stdin is before)
+        """,
+        ranks=3,
+        limit=60,
+    )
+    assert result.status == 0, result.stderr
+    assert sorted(result.stdout.splitlines()) == 2 * ["None True"] + ["nobody is there True"]
 
 
 # -- python -m mpidask ------------------------------------------------------------------

@@ -127,6 +127,26 @@ def test_importing_starts_nothing(code):
     assert found.splitlines() == ["[]", "1 True"]
 
 
+def test_an_interrupted_import_ends_the_program_without_a_word():
+    code = """\
+import sys
+
+class Interrupted:
+    def find_spec(self, name, path, target=None):
+        if name == "mpidask._lifecycle.leader":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupted())
+import mpidask
+"""
+    command = [sys.executable, "-c", code]
+    process = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert (process.returncode, process.stderr) == (130, "")
+    at_a_prompt = [sys.executable, "-c", f"import sys; sys.ps1 = '>>> '\n{code}"]
+    process = subprocess.run(at_a_prompt, check=False, capture_output=True, text=True, timeout=60)
+    assert "KeyboardInterrupt" in process.stderr
+
+
 # -- Wrong options are said before anything starts. ----------------------------------
 
 

@@ -10,7 +10,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from distributed import Scheduler, Security
+from distributed import Client, Scheduler, Security
 
 import mpidask
 from mpidask import SchedulerFileError
@@ -49,6 +49,16 @@ def test_round_trip_with_credentials(tmp_path):
         assert theirs == security.get_tls_config_for_role(role)
     assert cluster.security.require_encryption
     assert set(mpidask.connection(path)) == {"address", "security"}
+
+
+def test_a_plain_client_asks_for_credentials_in_the_words_of_the_documentation(tmp_path):
+    """It does not look for them in the file."""
+    path = written(tmp_path, Security.temporary())
+    words = "TLS expects a `ssl_context` argument"
+    with pytest.raises(TypeError, match=words):
+        Client(scheduler_file=str(path), timeout=5)
+    page = Path(__file__).parents[3] / "docs" / "troubleshooting.md"
+    assert f'"{words}"' in page.read_text()
 
 
 def test_without_credentials_it_is_as_distributed_writes_it(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 
 import dask
 import pytest
@@ -11,6 +12,10 @@ from distributed import Scheduler, Security
 
 from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._lifecycle import liveness
+from mpidask._lifecycle.messages import LeaderSought
+from mpidask._lifecycle.roles import assign_roles
+from mpidask._mpi import job_exit
+from mpidask._mpi.communicator import TO_LEADER
 
 
 @contextlib.asynccontextmanager
@@ -138,5 +143,108 @@ def test_a_rank_that_comes_while_others_are_woken():
             watched._watchers.add(Comm())
             await watched.wake_all()
             assert len(watched._watchers) == 2
+
+    run(scene)
+
+
+class LostWorker:
+    """A rank whose worker has no scheduler, with what it asks the leader, and who answers."""
+
+    rank = 2
+
+    def __init__(self, leader_answers=False):
+        self.guard = liveness.LivenessGuard(self, assign_roles(4))
+        self.asked = asyncio.Event()
+        self._leader_answers = leader_answers
+
+    def wake(self):
+        pass
+
+    def send(self, rank, tag, message):
+        assert (rank, tag, message) == (1, TO_LEADER, LeaderSought())
+        self.asked.set()
+        if self._leader_answers:
+            self.guard.hear_of_leader()
+
+    async def watch(self, cluster, has_scheduler=lambda: False):
+        assert self.guard.watch(cluster) is None  # the leader does, over a connection
+        await self.guard.watch_leader(has_scheduler, timeout=0.1)
+
+
+@pytest.fixture
+def ends(monkeypatch):
+    """The reasons for which the job was ended."""
+    ends = []
+    monkeypatch.setattr(job_exit, "end_job", lambda reason, status: ends.append(reason))
+    monkeypatch.setattr(job_exit, "STAGGER", 0)
+    monkeypatch.setattr(liveness, "_INTERVAL", 0.01)
+    monkeypatch.setattr(liveness, "_can_connect", can_connect := Answers())
+    return ends, can_connect
+
+
+class Answers:
+    """Whether the scheduler accepts a connection, and how often it was asked."""
+
+    def __init__(self):
+        self.accepts, self.calls = False, asyncio.Queue()
+
+    async def __call__(self, cluster):
+        await self.calls.put(cluster)
+        return self.accepts
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_worker_without_scheduler_and_leader_ends_the_job(ends, closed):
+    reasons, scheduler = ends
+
+    async def scene():
+        lost = LostWorker()
+        if closed:  # not dead
+            lost.guard.expect_no_scheduler()
+        watching = asyncio.create_task(lost.watch(ConnectionInfo("tcp://127.0.0.1:1")))
+        if not closed:
+            for _ in range(2):  # the first one has returned
+                await scheduler.calls.get()
+            watching.cancel()
+        await asyncio.wait([watching])
+
+    run(scene)
+    if closed:
+        assert not reasons
+    else:
+        named = "no answer from rank 0 (scheduler) and rank 1 (client) for 0.1 s (startup_timeout)"
+        assert reasons[0] == named
+
+
+@pytest.mark.parametrize("who", ["leader", "scheduler", "worker"])
+def test_a_job_goes_on_while_one_answers(ends, who):
+    reasons, scheduler = ends
+
+    async def scene():
+        lost = LostWorker(leader_answers=who == "leader")
+        scheduler.accepts = who == "scheduler"
+        looks = itertools.count()
+        # "worker": it finds the scheduler while the leader is asked.
+        has_scheduler = (lambda: next(looks) % 2 == 1) if who == "worker" else (lambda: False)
+        watching = asyncio.create_task(
+            lost.watch(ConnectionInfo("tcp://127.0.0.1:1"), has_scheduler)
+        )
+        for _ in range(3):
+            lost.asked.clear()
+            await lost.asked.wait()
+            if who == "scheduler":
+                await scheduler.calls.get()
+        watching.cancel()
+
+    run(scene)
+    assert not reasons
+
+
+def test_whether_a_scheduler_accepts_connections():
+    async def scene():
+        async with watched_scheduler(True, int, int) as (_, cluster):
+            assert await liveness._can_connect(cluster)
+        with dask.config.set({"distributed.comm.timeouts.connect": 1}):
+            assert not await liveness._can_connect(cluster)
 
     run(scene)
