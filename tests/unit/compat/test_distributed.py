@@ -319,3 +319,21 @@ def test_connections_of():
 
 def test_a_child_that_is_gone_uses_nothing():
     assert not compat._uses_more(2**22 + 1, 0)
+
+
+def test_send_to_scheduler():
+    async def test():
+        async with cluster() as (scheduler, _, client):
+            known = []
+
+            def handler(client):
+                known.append(future.key in scheduler.tasks)
+
+            scheduler.stream_handlers["mpidask-test"] = handler
+            future = client.submit(int, "1")
+            compat.send_to_scheduler(client, {"op": "mpidask-test"})
+            await until(lambda: known)
+        compat.send_to_scheduler(client, {"op": "mpidask-test"})  # which is closed by now
+        return known
+
+    assert run(test) == [True]
