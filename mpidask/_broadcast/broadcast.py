@@ -22,8 +22,9 @@ class Broadcast(Generic[Value]):
     hundred bytes. `value` is the value itself, in any process of the cluster.
 
     The memory is released on all nodes by `free`, at the end of the cluster, and when the client
-    that made the broadcast has no handle of it any more, and no task that was pending then. A
-    process that still refers to the value keeps its own node's copy.
+    that made the broadcast has no handle of it any more, and no task that was pending then, nor one
+    of `distributed.fire_and_forget`. A process that still refers to the value keeps its own node's
+    copy.
 
     Notes
     -----
@@ -71,9 +72,11 @@ class Broadcast(Generic[Value]):
             If it was freed; or if this is a coroutine in an event loop, and this process has to
             get it first: ``await asyncio.to_thread(lambda: handle.value)``.
         """
-        from mpidask._broadcast import client
+        copy = copies.held(self._name)
+        if copy is None:
+            from mpidask._broadcast import client  # which takes longer to import than to unpickle
 
-        copy = copies.held(self._name) or client.obtain(self._name, self._nbytes)
+            copy = client.obtain(self._name, self._nbytes)
         value: Value = copy.value
         return value
 

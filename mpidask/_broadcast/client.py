@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import tempfile
 import uuid
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import dask
@@ -15,14 +15,14 @@ from distributed import get_client, get_worker
 from distributed.utils import sync
 
 from mpidask._broadcast import copies, shared_file
-from mpidask._broadcast.protocol import FREE, PUBLISH, call, push_topic
+from mpidask._broadcast.protocol import FREE, LET_GO, PUBLISH, PUSH, RELEASE, call, topic_of
 from mpidask._broadcast.scheduler_plugin import BroadcastPlugin
 from mpidask._broadcast.serialization import Pickled
 from mpidask._broadcast.worker_plugin import any_worker
-from mpidask._compat.distributed import connections_of
+from mpidask._compat.distributed import connections_of, send_to_scheduler
 from mpidask._errors import MPIDaskError
 from mpidask._threads import to_daemon_thread
-from mpidask._waiting import WaitNotice, poll
+from mpidask._waiting import WaitNotice
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -79,23 +79,10 @@ def free_with(handle: object, name: str, client: Client) -> None:
         owner = client()
         if owner is None or owner.loop is None or owner.status == "closed":
             copies.release(name)
-            return
-        with contextlib.suppress(RuntimeError):  # its event loop has ended
-            owner.loop.add_callback(_free_later, owner, name)
+        else:
+            send_to_scheduler(owner, {"op": LET_GO, "name": name})
 
     weakref.finalize(handle, released, weakref.ref(client), name).atexit = False
-
-
-async def _free_later(client: Client, name: str) -> None:
-    pending = list(client.futures.values())
-
-    def none_pending() -> bool:
-        pending[:] = [future for future in pending if future.status == "pending"]
-        return not pending
-
-    with contextlib.suppress(OSError):  # the end of the cluster frees all
-        await poll(none_pending, longest=0.5)
-        await free(client, name)
 
 
 async def free(client: Client, name: str) -> None:
@@ -114,7 +101,13 @@ def _copies_of(client: Client) -> copies.Copies:
         directory = dask.config.get("temporary-directory") or tempfile.gettempdir()
         own = copies.Copies(connections_of(client), client.scheduler, client.id, directory)
         _of_clients[client] = own
-        client.subscribe_topic(push_topic(client.id), lambda event: own.push(**event[1]))
+        handlers: dict[str, Callable[..., Any]] = {PUSH: own.push, RELEASE: own.release}
+
+        def handle(event: tuple[float, dict[str, Any]]) -> Any:
+            arguments = dict(event[1])
+            return handlers[arguments.pop("op")](**arguments)
+
+        client.subscribe_topic(topic_of(client.id), handle)
     return _of_clients[client]
 
 

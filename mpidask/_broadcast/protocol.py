@@ -17,7 +17,7 @@ PUBLISH = "mpidask_broadcast_publish"
 FIND = "mpidask_broadcast_find"
 #: By the same: that it has one, or could not get it.
 HAVE = "mpidask_broadcast_have"
-#: By a client: nobody needs the value any more.
+#: By whoever has a handle: nobody needs the value any more.
 FREE = "mpidask_broadcast_free"
 
 # and of workers:
@@ -36,12 +36,21 @@ MAP = "mpidask-broadcast-map"
 #: or drop it.
 RELEASE = "mpidask-broadcast-release"
 
-#: And a message from workers to the scheduler: that they have mapped it.
+# Messages to the scheduler:
+
+#: by a worker, that it has mapped the copy of its node,
 MAPPED = "mpidask-broadcast-mapped"
+#: or by a client: nobody needs the value any more when the tasks that it has sent have ended.
+LET_GO = "mpidask-broadcast-let-go"
+
+# And messages to clients, which are events:
+
+#: send a value to a worker.
+PUSH = "mpidask-broadcast-push"
 
 
-def push_topic(client: str) -> str:
-    """Return the topic of events by which a client learns that it should send a value."""
+def topic_of(client: str) -> str:
+    """Return the topic of the events for a client."""
     return f"mpidask-broadcast-{client}"
 
 

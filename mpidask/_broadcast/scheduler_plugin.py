@@ -17,15 +17,18 @@ from mpidask._broadcast.protocol import (
     FREE,
     HAVE,
     JOIN,
+    LET_GO,
     MAP,
     MAPPED,
     OBTAIN,
     PLUGIN,
     PUBLISH,
+    PUSH,
     RELEASE,
-    push_topic,
+    topic_of,
 )
-from mpidask._waiting import Changes
+from mpidask._compat.distributed import FIRE_AND_FORGET
+from mpidask._waiting import Changes, poll
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -34,6 +37,8 @@ if TYPE_CHECKING:
 _FAN_OUT = 2
 #: Seconds for workers to map what their node has.
 _MAP_TIMEOUT = 1
+#: The states of tasks that are still to run, or do.
+_PENDING = ("waiting", "no-worker", "queued", "processing")
 
 
 @dataclass
@@ -106,6 +111,7 @@ class BroadcastPlugin(SchedulerPlugin):
         self._nodes: dict[str, str] = {}  # of workers, by address
         self._workers: dict[str, set[str]] = {}  # by node
         self._changes = Changes()
+        self._freeing: set[asyncio.Task[None]] = set()  # the event loop keeps weak references only
         scheduler.handlers |= {
             JOIN: self._join,
             PUBLISH: self._publish,
@@ -113,7 +119,7 @@ class BroadcastPlugin(SchedulerPlugin):
             HAVE: self._have,
             FREE: self._free,
         }
-        scheduler.stream_handlers[MAPPED] = self._mapped
+        scheduler.stream_handlers |= {MAPPED: self._mapped, LET_GO: self._let_go}
         plugin = cloudpickle.dumps(BroadcastWorkerPlugin())
         await scheduler.register_worker_plugin(None, plugin, PLUGIN, idempotent=True)
 
@@ -126,6 +132,8 @@ class BroadcastPlugin(SchedulerPlugin):
         """Forget all: else each worker that leaves would be looked for in each entry."""
         self.entries.clear()
         self._changes.notify()
+        for task in self._freeing:
+            task.cancel()
 
     def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
         """Forget what a worker held."""
@@ -141,7 +149,7 @@ class BroadcastPlugin(SchedulerPlugin):
             for node in list(entry.copies | entry.arriving):
                 entry.remove(client, node)
             if entry.owner == client:
-                self._release(name)
+                self._let_go(name, client)
         self._changes.notify()
 
     # -- Handlers. -------------------------------------------------------------------------
@@ -214,8 +222,8 @@ class BroadcastPlugin(SchedulerPlugin):
         source = source or self._source(entry, failed)
         clients = set(entry.holders()) & set(self._scheduler.clients)
         if source is None and clients and arrival.who in self._nodes:
-            push = {"name": name, "worker": arrival.who, "node": node}
-            self._scheduler.log_event(push_topic(min(clients)), push)
+            push = {"op": PUSH, "name": name, "worker": arrival.who, "node": node}
+            self._scheduler.log_event(topic_of(min(clients)), push)
         elif source is None:
             del entry.arriving[node]
             return None
@@ -277,6 +285,30 @@ class BroadcastPlugin(SchedulerPlugin):
             self._add(name, entry, node, worker, location)
         self._changes.notify()
 
+    def _let_go(self, name: str, client: str) -> None:
+        """Free a value when the tasks that a client has sent so far have ended.
+
+        They may hold its handle; so may those of `fire_and_forget`, which belong to no client.
+        """
+        clients = filter(None, map(self._scheduler.clients.get, (client, FIRE_AND_FORGET)))
+        pending = [task for one in clients for task in one.wants_what]
+
+        def have_ended() -> bool:
+            while pending and pending[-1].state not in _PENDING:
+                pending.pop()
+            return not pending
+
+        async def free() -> None:
+            await poll(have_ended, longest=0.5)
+            self._release(name)
+
+        if have_ended():
+            self._release(name)
+        else:
+            task = asyncio.create_task(free())
+            self._freeing.add(task)
+            task.add_done_callback(self._freeing.discard)
+
     async def _free(self, name: str) -> None:
         self._release(name)
 
@@ -289,5 +321,8 @@ class BroadcastPlugin(SchedulerPlugin):
 
     def _let_release(self, name: str, holders: Iterable[str]) -> None:
         for who in holders:
-            if who in self._nodes:  # clients drop theirs by themselves
-                self._scheduler.worker_send(who, {"op": RELEASE, "name": name})
+            message = {"op": RELEASE, "name": name}
+            if who in self._nodes:
+                self._scheduler.worker_send(who, message)
+            elif who in self._scheduler.clients:
+                self._scheduler.log_event(topic_of(who), message)

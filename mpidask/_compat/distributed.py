@@ -60,6 +60,17 @@ def connections_of(client: Client) -> Callable[[str], Any]:
     return client.rpc
 
 
+def send_to_scheduler(client: Client, message: dict[str, Any]) -> None:
+    """Send a message behind all that a client has sent before; none if it is closed.
+
+    Public calls of the scheduler go another way, and may overtake tasks that were submitted.
+    """
+    from distributed.client import ClosedClientError
+
+    with contextlib.suppress(ClosedClientError, RuntimeError):  # its event loop has ended
+        client._send_to_scheduler(message)
+
+
 # -- Connections. ------------------------------------------------------------------------
 
 

@@ -38,7 +38,7 @@ exec "$(dirname "$0")/on-host" $host sh -c "$*"
 """
 
 #: How each cluster comes up; dask-mpi finds no network where none leads outside.
-_WAYS = {
+WAYS_ON_HOSTS = {
     **WAYS,
     "dask-mpi": WAYS["dask-mpi"].replace("nanny=False", 'nanny=False, interface="cable"'),
     'transport="mpi"': """
@@ -53,9 +53,15 @@ def _ip(command: str) -> None:
     subprocess.run(["ip", *command.split()], check=True)
 
 
+def _limit(name: str, gigabits: int) -> None:
+    shaper = f"tbf rate {gigabits}gbit burst 4mb latency 50ms"
+    tc = f"tc -n {name} qdisc add dev cable root {shaper}"
+    subprocess.run(tc.split(), check=True)
+
+
 @contextlib.contextmanager
-def hosts() -> Iterator[None]:
-    """Have two hosts."""
+def hosts(gigabits: int = 0) -> Iterator[None]:
+    """Have two hosts, with a cable of so many Gbit/s, or as fast as the CPUs are."""
     names = "mpidask-1", "mpidask-2"
     try:
         for name in names:
@@ -65,6 +71,8 @@ def hosts() -> Iterator[None]:
             _ip(f"-n {name} address add {address}/24 dev cable")
             _ip(f"-n {name} link set cable up")
             _ip(f"-n {name} link set lo up")
+            if gigabits:
+                _limit(name, gigabits)
         yield
     finally:
         for name in names:
@@ -90,10 +98,10 @@ def mpirun_on_hosts(ranks: int, program: str, directory: Path) -> list[str]:
 def measure(options: argparse.Namespace, directory: Path) -> dict[str, list[Run]]:
     """Give the runs by each way, made in turn."""
     ranks, sizes = 2 * _RANKS, [options.sizes, options.repeats]
-    results: dict[str, list[Run]] = {"raw MPI": [], **{way: [] for way in _WAYS}}
+    results: dict[str, list[Run]] = {"raw MPI": [], **{way: [] for way in WAYS_ON_HOSTS}}
     for n in range(options.rounds):
         results["raw MPI"].append(run(RAW, ranks, directory, sizes, command=mpirun_on_hosts))
-        for way, start in _WAYS.items():
+        for way, start in WAYS_ON_HOSTS.items():
             program = TRANSFERS + start
             results[way].append(run(program, ranks, directory, sizes, command=mpirun_on_hosts))
         print(f"round {n + 1}:", {way: runs[-1] for way, runs in results.items()}, flush=True)

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("numpy")
 
 PRELUDE = """
-import asyncio, gc, os, pickle, time
+import asyncio, gc, os, pickle, sys, time
 import numpy as np
 from distributed import Client, get_worker
 from mpidask import Broadcast, MPIDaskError, broadcast, mpi_dask, mpi_dask_main
@@ -39,6 +39,11 @@ def inode(handle):
         start, end = (int(one, 16) for one in span.split("-"))
         if start <= address < end:
             return device, number
+
+def imported_by(handle):
+    before = set(sys.modules)
+    handle.value
+    return tuple(set(sys.modules) - before)
 
 def raised(function, *args):
     try:
@@ -80,6 +85,7 @@ def test_processes_of_a_node_share_one_copy(through):
         def main(client):
             handle = broadcast(np.arange(5 * MIB, dtype=float))
             print(handle, isinstance(handle, Broadcast), len(pickle.dumps(handle)) < 200)
+            print(set(client.run(imported_by, handle).values()))
             mapped = client.run(inode, handle).values()
             print(len(mapped), set(mapped) == {inode(handle)} and None not in mapped)
             print(set(client.run(total, handle).values()) == {total(handle)})
@@ -89,7 +95,7 @@ def test_processes_of_a_node_share_one_copy(through):
         """,
         ranks=5,
     )
-    assert output == "<Broadcast: 40.00 MiB on 1 node> True True\n3 True\nTrue\n"
+    assert output == "<Broadcast: 40.00 MiB on 1 node> True True\n{()}\n3 True\nTrue\n"
 
 
 def test_each_node_gets_a_value_once(through):
@@ -291,6 +297,58 @@ def test_a_value_outlives_the_tasks_that_were_submitted_with_it(through):
         """
     )
     assert output == f"{{{2.0**20}}}\n"
+
+
+def test_a_value_outlives_tasks_of_fire_and_forget(through):
+    output = through(
+        """
+        from distributed import fire_and_forget
+
+        def late(handle, path):
+            time.sleep(0.5)
+            with open(path, "w") as file:
+                print(total(handle), file=file)
+
+        def is_held(name):
+            return copies.held(name) is not None
+
+        def is_written(path):
+            return os.path.exists(path) and os.path.getsize(path)
+
+        @mpi_dask_main(dashboard=False)
+        def main(client):
+            handle = broadcast(np.ones(MIB))
+            name = handle._name
+            fire_and_forget([client.submit(late, handle, f"{n}.txt") for n in range(4)])
+            del handle
+            gc.collect()
+            until(lambda: all(is_written(f"{n}.txt") for n in range(4)))
+            print({open(f"{n}.txt").read().strip() for n in range(4)})
+            until(lambda: not any(client.run(is_held, name).values()) and not is_held(name))
+
+        main()
+        """
+    )
+    assert output == f"{{'{2.0**20}'}}\n"
+
+
+def test_a_task_frees_what_the_client_holds(through):
+    output = through(
+        """
+        def is_held(name):
+            return copies.held(name) is not None
+
+        @mpi_dask_main(dashboard=False)
+        def main(client):
+            handle = broadcast(np.ones(MIB))
+            print(is_held(handle._name))
+            client.submit(lambda handle: handle.free(), handle).result()
+            until(lambda: not is_held(handle._name))
+
+        main()
+        """
+    )
+    assert output == "True\n"
 
 
 def test_a_joined_worker_and_a_client_outside(start, through):

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 
 import pytest
 from distributed import Client, Scheduler, Worker
 
-from mpidask import broadcast
+from mpidask import Broadcast, broadcast
+from mpidask._broadcast.copies import Copy
 from mpidask._broadcast.protocol import PLUGIN
+from mpidask._broadcast.scheduler_plugin import Entry
+from mpidask._broadcast.shared_file import SharedFile
 
 np = pytest.importorskip("numpy")
 
@@ -74,3 +78,26 @@ def test_two_broadcasts_at_once_are_the_first():
             return [len(handle.value) for handle in handles]
 
     assert run(test) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("by", ["free", "the end of its handle"])
+def test_nothing_is_left_of_values_that_were_freed(by):
+    kinds = (Broadcast, Copy, Entry, SharedFile)
+
+    def left():
+        gc.collect()
+        return [type(one).__name__ for one in gc.get_objects() if isinstance(one, kinds)]
+
+    async def test():
+        async with cluster(2) as (scheduler, _, _):
+            for n in range(20):
+                handle = await broadcast(np.arange(n))
+                assert len(handle.value) == n
+                if by == "free":
+                    await handle.free()
+                del handle
+            while left():
+                await asyncio.sleep(0.05)
+            assert not scheduler.plugins[PLUGIN].entries
+
+    run(test)

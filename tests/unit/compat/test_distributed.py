@@ -380,3 +380,21 @@ def test_what_a_shuffle_has_sent_within_the_process_is_kept():
         assert array.sum() == 1000
 
     run(test)
+
+
+def test_send_to_scheduler():
+    async def test():
+        async with cluster() as (scheduler, _, client):
+            known = []
+
+            def handler(client):
+                known.append(future.key in scheduler.tasks)
+
+            scheduler.stream_handlers["mpidask-test"] = handler
+            future = client.submit(int, "1")
+            compat.send_to_scheduler(client, {"op": "mpidask-test"})
+            await until(lambda: known)
+        compat.send_to_scheduler(client, {"op": "mpidask-test"})  # which is closed by now
+        return known
+
+    assert run(test) == [True]
