@@ -16,7 +16,7 @@ from mpidask._threads import to_daemon_thread
 
 #: Name of the additional metric in a worker's heartbeats, see `MemoryWatch.metrics`.
 METRICS = "mpidask-memory"
-#: Seconds between two trims, and how many times as long as the last trim took, at least.
+#: Seconds between two trims, at least, and how many times the CPU time of the last one.
 _TRIM_INTERVAL, _TRIM_SHARE = 0.5, 20
 
 
@@ -72,11 +72,9 @@ class MemoryWatch:
         short = short_from is not None and self._worker.monitor.get_process_memory() > short_from
         if self._pool:
             self._pool.keep(not short)
-        started = time.monotonic()
-        if short and started >= self._next_trim:
-            await to_daemon_thread(trim_malloc)
-            ended = time.monotonic()
-            self._next_trim = ended + max(_TRIM_INTERVAL, _TRIM_SHARE * (ended - started))
+        if short and time.monotonic() >= self._next_trim:
+            seconds = await to_daemon_thread(trim_malloc)
+            self._next_trim = time.monotonic() + max(_TRIM_INTERVAL, _TRIM_SHARE * seconds)
 
 
 def watch_memory(worker: Any, pool: Pool | None = None) -> None:
@@ -95,8 +93,17 @@ def watch_memory(worker: Any, pool: Pool | None = None) -> None:
         worker.periodic_callbacks[METRICS] = PeriodicCallback(watch.look, interval)
 
 
-def trim_malloc() -> None:
-    """Have glibc return free memory to the system; other C libraries keep little."""
+def trim_malloc() -> float:
+    """Have glibc return free memory to the system; other C libraries keep little.
+
+    Returns
+    -------
+    float
+        CPU time in seconds. On a busy machine the time that passes is many times as long, and a
+        worker would stay paused until the next trim.
+    """
+    started = time.thread_time()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+    return time.thread_time() - started

@@ -176,10 +176,8 @@ class Startup:
     def timed_out(self, timeout: float) -> StartupError:
         """Return the error that names the missing ranks."""
         missing = self.missing
-        named = list_ranks(missing, lambda rank: f"{self.place(rank)} ({self.roles.of(rank)})")
         return StartupError(
-            f"the cluster did not start within {timeout:g} s (startup_timeout): "
-            f"{self.progress()}; no answer from {named}",
+            f"the cluster did not start within {timeout:g} s (startup_timeout): {self.progress()}",
             rank=missing[0] if missing else None,
             host=self.host(missing[0]) if missing else None,
         )
@@ -187,14 +185,18 @@ class Startup:
     # -- What to say. ----------------------------------------------------------------
 
     def progress(self) -> str:
-        """Describe in a few words how far the start has come."""
+        """Describe in a few words how far the start has come, and name the ranks it waits for."""
+        named = list_ranks(self.missing, lambda rank: f"{self.place(rank)} ({self.roles.of(rank)})")
+        return f"{self._stage()}; no answer from {named}"
+
+    def _stage(self) -> str:
         if not self.everyone_is_ready:
             return f"{len(self.nodes)} of {self.size} ranks are here"
         if self.cluster is None and self.roles.scheduler is not None:
             return "the scheduler is not up"
         up = f"{len(self.workers)} of {len(self.roles.workers)} workers are up"
         if len(self.workers) >= self.wanted and self._measuring is not None:
-            return f"{up}, {self.place(self._measuring)} compares MPI with sockets"
+            return f"{up} and compare MPI with sockets"
         return up
 
     def host(self, rank: int) -> str | None:

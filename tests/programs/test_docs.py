@@ -25,6 +25,8 @@ import pytest
 import mpidask
 from mpidask._options import Options
 
+pytestmark = pytest.mark.any_mpi
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md"))]
@@ -120,14 +122,12 @@ def test_options_of_the_cheat_sheet_exist():
     assert set(named) <= {field.name for field in dataclasses.fields(Options)}
 
 
-@pytest.mark.any_mpi
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_blocks_of_python_compile(page):
     for match in BLOCK.finditer(page.read_text()):
         compile(match["program"], page.name, "exec")
 
 
-@pytest.mark.any_mpi  # without a launcher
 def test_examples_of_the_reference(run):
     result = run(
         """
@@ -162,7 +162,6 @@ def test_the_reference_has_all_public_names():
     assert sorted(names) == sorted(mpidask.__all__)
 
 
-@pytest.mark.any_mpi
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_between_pages_lead_somewhere(page):
     for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text()):

@@ -46,6 +46,7 @@ def test_quickstart(output_of, ranks):
     assert output == "The sum of the first 100 squares is 328350\n"
 
 
+@pytest.mark.any_mpi
 def test_flights(output_of, tmp_path):
     need("pandas", "pyarrow", "matplotlib")
     # Not imported: that would read all its files, with a module that setuptools has dropped.
@@ -65,6 +66,7 @@ def test_flights(output_of, tmp_path):
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.any_mpi
 @pytest.mark.parametrize("ranks", [4, None])
 def test_climatology(output_of, tmp_path, ranks):
     need("numpy", "xarray", "h5netcdf", "h5py", "matplotlib", "iris_sample_data")
@@ -99,6 +101,7 @@ def test_mpi_program(output_of, ranks):
     assert float(fine) < 1e-10
 
 
+@pytest.mark.any_mpi
 def test_array_svd(output_of):
     need("numpy")
     output = output_of("array_svd.py")
@@ -110,6 +113,7 @@ def test_array_svd(output_of):
     assert output.endswith("within the noise: True\n")
 
 
+@pytest.mark.any_mpi
 def test_hyperparameters(output_of):
     need("sklearn", "joblib")
     output = output_of("hyperparameters.py")
@@ -193,6 +197,7 @@ def test_write_dataset(output_of, ranks):
     assert "the same when it is read again: True\n" in output
 
 
+@pytest.mark.any_mpi
 def test_ensemble(output_of):
     *members, summary = output_of("ensemble.py").splitlines()
     assert len(members) == 11
@@ -239,6 +244,7 @@ def test_checkpoint(start, run, tmp_path):
     assert {name: checkpoint(tmp_path)[name] for name in done} == done
 
 
+@pytest.mark.any_mpi
 def test_every_example_is_tested_and_in_the_gallery():
     spec = importlib.util.spec_from_file_location("gallery", EXAMPLES.parent / "docs/gallery.py")
     gallery = importlib.util.module_from_spec(spec)
@@ -253,6 +259,7 @@ def test_every_example_is_tested_and_in_the_gallery():
         assert gallery.read_example(name).results, name
 
 
+@pytest.mark.any_mpi
 def test_notebook_attaches_and_leaves(run, launch):
     command = [sys.executable, "-m", "mpidask.cli", "--security"]
     cluster = launch([*command, "--scheduler-file", "scheduler.json"], 3)
@@ -302,6 +309,7 @@ def batch(launch, mpirun, tmp_path):
     return lambda script: launch(["bash", str(EXAMPLES / "batch" / script)], None, 240, environ)
 
 
+@pytest.mark.any_mpi
 @pytest.mark.parametrize("script", ["slurm.sh", "pbs.sh", "lsf.sh"])
 def test_batch_scripts_run_a_program(batch, tmp_path, script):
     (tmp_path / "analysis.py").write_text((EXAMPLES / "quickstart.py").read_text())
@@ -310,6 +318,7 @@ def test_batch_scripts_run_a_program(batch, tmp_path, script):
     assert "The sum of the first 100 squares is 328350\n" in result.stdout
 
 
+@pytest.mark.any_mpi
 @pytest.mark.parametrize(
     "script, requeued",
     [
@@ -342,6 +351,7 @@ def test_batch_scripts_go_on_in_another_job(batch, tmp_path, script, requeued):
     assert not note.exists()
 
 
+@pytest.mark.any_mpi
 @pytest.mark.parametrize("system", ["slurm", "pbs", "lsf"])
 def test_batch_scripts_ask_for_mail_as_the_page_says(system):
     page = (EXAMPLES.parent / "docs" / "long-jobs.md").read_text()
@@ -352,6 +362,7 @@ def test_batch_scripts_ask_for_mail_as_the_page_says(system):
     assert flag in script[: script.index("\nmodule load")].splitlines()
 
 
+@pytest.mark.any_mpi
 def test_batch_script_unpacks_the_environment(batch, launcher_directory, tmp_path):
     environment = tmp_path / "envs" / "analysis"
     python = environment / "bin" / "python"
@@ -367,6 +378,7 @@ def test_batch_script_unpacks_the_environment(batch, launcher_directory, tmp_pat
     assert "analysis-77" not in os.listdir(launcher_directory)
 
 
+@pytest.mark.any_mpi
 @pytest.mark.parametrize("script", sorted((EXAMPLES / "batch").glob("*.sh")), ids=lambda p: p.name)
 def test_batch_scripts_are_shell(script):
     assert subprocess.run(["bash", "-n", str(script)]).returncode == 0

@@ -292,7 +292,7 @@ def test_a_worker_that_does_not_start_is_named(run, tmp_path):
     """
     result = run(program, limit=50)
     assert result.status == 1
-    assert "starting for 10 s: 1 of 2 workers are up" in result.stderr
+    assert "starting for 10 s: 1 of 2 workers are up; no answer from rank 3 on " in result.stderr
     said = [line for line in result.stderr.splitlines() if "StartupError: " in line]
     assert len(said) == 1, result.stderr
     assert "no answer from rank 3 on " in said[0] and "(worker)" in said[0]

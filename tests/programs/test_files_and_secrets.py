@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.any_mpi
+
 HELLO = """
 from mpidask import mpi_dask_main
 

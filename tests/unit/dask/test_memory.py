@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+from functools import partial
 from types import SimpleNamespace
 
 import psutil
 import pytest
 from distributed import Nanny, Scheduler, Worker
 
+from mpidask._dask import memory as memory_module
 from mpidask._dask.memory import METRICS, MemoryWatch, watch_memory
 
 LIMIT = 60
@@ -69,6 +71,30 @@ def test_memory_that_malloc_holds_back_is_given_back():
     held = size().rss
     asyncio.run(MemoryWatch(worker(held, held), None).look())
     assert size().rss < held - 100 * 2**20
+
+
+def test_a_trim_that_waits_for_a_cpu_does_not_delay_the_next(monkeypatch):
+    now, trims = {"monotonic": 0.0, "thread_time": 0.0}, []
+
+    def trim(pad):
+        now["monotonic"] += 5
+        now["thread_time"] += 0.01
+        trims.append(pad)
+
+    clock = SimpleNamespace(**{name: partial(now.get, name) for name in now})
+    monkeypatch.setattr(memory_module, "time", clock)
+    monkeypatch.setattr(
+        memory_module, "ctypes", SimpleNamespace(CDLL=lambda _: SimpleNamespace(malloc_trim=trim))
+    )
+
+    async def test():
+        watch = MemoryWatch(worker(900, 1000), None)
+        await watch.look()
+        now["monotonic"] += 1
+        await watch.look()
+
+    run(test)
+    assert len(trims) == 2
 
 
 def test_a_worker_watches_its_memory_and_tells_the_scheduler():

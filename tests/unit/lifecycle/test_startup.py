@@ -65,17 +65,25 @@ def test_a_rank_that_fails_at_more_than_one_thing():
 
 def test_phases_of_a_start():
     startup = starting(5)
-    assert (startup.progress(), startup.missing) == ("0 of 5 ranks are here", [0, 1, 2, 3, 4])
+    assert startup.missing == [0, 1, 2, 3, 4]
+    assert startup.progress().startswith("0 of 5 ranks are here; no answer from rank 0 (scheduler)")
     gather(startup, [1, 3])
-    assert (startup.progress(), startup.missing) == ("2 of 5 ranks are here", [0, 2, 4])
+    assert startup.progress() == (
+        "2 of 5 ranks are here; no answer from rank 0 (scheduler), rank 2 (worker), rank 4 (worker)"
+    )
     assert not startup.everyone_is_ready
     gather(startup)
     assert startup.everyone_is_ready
-    assert (startup.progress(), startup.missing) == ("the scheduler is not up", [0])
+    assert startup.progress() == (
+        "the scheduler is not up; no answer from rank 0 on host0 (scheduler)"
+    )
     startup.hear(0, CLUSTER)
-    assert (startup.progress(), startup.missing) == ("0 of 3 workers are up", [2, 3, 4])
+    assert startup.missing == [2, 3, 4]
+    assert startup.progress().startswith("0 of 3 workers are up; no answer from rank 2 on host1")
     startup.hear(3, WORKER)
-    assert (startup.progress(), startup.missing) == ("1 of 3 workers are up", [2, 4])
+    assert startup.progress() == (
+        "1 of 3 workers are up; no answer from rank 2 on host1 (worker), rank 4 on host2 (worker)"
+    )
     assert not startup.complete
     startup.hear(2, WORKER)
     startup.hear(4, WORKER)
@@ -87,7 +95,7 @@ def test_a_rank_counts_once():
     startup = starting(3)
     for _ in range(3):
         gather(startup, [0])
-    assert startup.progress() == "1 of 3 ranks are here"
+    assert startup.progress().startswith("1 of 3 ranks are here; ")
     startup = starting(4, wanted=2)
     up_to_scheduler(startup)
     startup.hear(2, WORKER)

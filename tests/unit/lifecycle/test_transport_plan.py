@@ -115,7 +115,7 @@ def test_a_measurement_that_fails_leaves_sockets():
     start = measuring()
     assert start.startup.missing == [2]
     assert start.startup.progress() == (
-        "2 of 2 workers are up, rank 2 on a compares MPI with sockets"
+        "2 of 2 workers are up and compare MPI with sockets; no answer from rank 2 on a (worker)"
     )
     assert not start.hear(2, Failed("transport", "ImportError: no module named mpidask"))
     assert start.startup.complete
@@ -126,7 +126,7 @@ def test_a_rank_that_never_ends_its_measurement_is_named():
     start = measuring()
     error = start.startup.timed_out(300)
     assert str(error).endswith(
-        "rank 2 on a compares MPI with sockets; no answer from rank 2 on a (worker)"
+        "2 of 2 workers are up and compare MPI with sockets; no answer from rank 2 on a (worker)"
     )
     assert (error.rank, error.host) == (2, "a")
 
