@@ -21,6 +21,7 @@ version = release = mpidask.__version__
 
 extensions = [
     "appearance",
+    "benchmark_tables",
     "command_page",
     "gallery",
     "myst_parser",
@@ -86,36 +87,6 @@ if url := repository():
     }
 
 
-# -- Tables of benchmarks stand on their page as soon as they have been measured. -----
-
-HERE = Path(__file__).parent
-MEASURED = re.compile(r"<!-- measured: ([\w-]+) -->")
-MPIS = {"mpich": "MPICH", "openmpi": "Open MPI"}
-MEASURES = {
-    "transport": "bulk data",
-    "workloads": "workloads",
-    "larger-than-memory": "more data than memory",
-    "gangs": "MPI functions",
-    "broadcast": "large data for all tasks",
-}
-
-
-def _measured(found: re.Match[str]) -> str:
-    files = {mpi: f"benchmarks/{found[1]}-{mpi}" for mpi in MPIS}
-    there = {mpi: name for mpi, name in files.items() if (HERE / f"{name}.md").exists()}
-    parts = [
-        f"### {MPIS[mpi]}: {MEASURES[found[1]]}\n\n```{{include}} {name}.md\n```\n\n"
-        + (f"![The table as a plot]({name}.svg)\n" if (HERE / f"{name}.svg").exists() else "")
-        for mpi, name in there.items()
-    ]
-    return "\n".join(parts) or "*Not measured yet.*"
-
-
-def _fill_in_benchmarks(app: Any, document: str, source: list[str]) -> None:
-    if document == "benchmarks":
-        source[0] = MEASURED.sub(_measured, source[0])
-
-
 # -- The options have a page of their own: elsewhere they are only referred to. -----
 
 
@@ -150,8 +121,7 @@ def _module_of_class(app: Any, module: str, attribute: str) -> str | None:
 
 
 def setup(app: Any) -> None:
-    """Connect what mends the pages of benchmarks and functions."""
-    app.connect("source-read", _fill_in_benchmarks)
+    """Connect what mends the pages of functions."""
     app.connect("viewcode-follow-imported", _module_of_class)
     app.connect("autodoc-process-signature", _own_signature, priority=400)
     app.connect("autodoc-process-docstring", _leave_out_options, priority=400)  # before numpydoc

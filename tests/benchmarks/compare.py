@@ -5,7 +5,7 @@
 
 The programs run in turn, so that what else the machine does hits all of them alike. Each
 number is a median over the rounds, and each ratio the median of the ratios of the rounds.
-The table and the plot go to docs/benchmarks/.
+The table goes to docs/benchmarks/.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 
-import matplotlib
 import psutil
-from matplotlib import pyplot
 
 DOCS = Path(__file__).parents[2] / "docs" / "benchmarks"
 
@@ -186,27 +184,6 @@ def table(results: dict[int, dict[str, list[Run]]]) -> str:
     return "\n".join(lines)
 
 
-def plot(results: dict[int, dict[str, list[Run]]], path: Path) -> None:
-    """Draw the medians as bars, and the range of the runs as lines."""
-    matplotlib.rcParams["svg.hashsalt"] = "mpidask"  # the same ids each time
-    colours = {"import": "#b0b0b0", "mpidask": "#d95f0e", "dask-mpi": "#4477aa"}
-    figure, panels = pyplot.subplots(ncols=len(MEASURES), figsize=(15, 3.2), layout="constrained")
-    for panel, (measure, unit) in zip(panels, MEASURES.items(), strict=True):
-        for n, name in enumerate(PROGRAMS):
-            for x, runs in enumerate(results.values()):
-                values = values_of(runs[name], measure)
-                if values:
-                    median, place = statistics.median(values), x + 0.27 * (n - 1)
-                    panel.bar(place, median, 0.25, color=colours[name])
-                    panel.vlines(place, min(values), max(values), color="black", linewidth=1)
-        panel.set_title(f"{measure} ({unit})")
-        panel.set_xticks(range(len(results)), [str(ranks) for ranks in results])
-        panel.set_xlabel("ranks")
-    handles = [pyplot.Rectangle((0, 0), 1, 1, color=colour) for colour in colours.values()]
-    figure.legend(handles, list(colours), loc="outside right center", frameon=False)
-    figure.savefig(path, metadata={"Date": None})
-
-
 def machine(library: str, rounds: int) -> str:
     """Describe what the numbers were measured on, and with."""
     info = Path("/proc/cpuinfo").read_text().splitlines()
@@ -235,7 +212,7 @@ def mpi_library() -> str:
 
 
 def main() -> None:
-    """Measure, and write the table and the plot."""
+    """Measure, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, nargs="+", default=[4, 8, 16])
     parser.add_argument("--rounds", type=int, default=3)
@@ -249,7 +226,6 @@ def main() -> None:
     name = library.rsplit(" ", 1)[0].replace(" ", "").lower()
     text = f"{table(results)}\n\n*{machine(library, options.rounds)}*\n"
     (DOCS / f"{name}.md").write_text(text)
-    plot(results, DOCS / f"{name}.svg")
     print(text)
 
 

@@ -5,7 +5,7 @@
 
 The programs run in turn, and gangs and tasks in turn within one program, so that what else
 the machine does hits all of them alike. Each number is a median over the launches of all
-rounds, and each ratio the median of the ratios of the rounds. The table and the plot go to
+rounds, and each ratio the median of the ratios of the rounds. The table goes to
 docs/benchmarks/.
 """
 
@@ -19,9 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-import matplotlib
 from compare import DOCS, machine, mpi_library, mpirun
-from matplotlib import pyplot
 
 DASK = """
 import json, sys, time
@@ -124,25 +122,8 @@ def table(results: dict[int, list[Run]]) -> str:
     return "\n".join(lines)
 
 
-def plot(results: dict[int, list[Run]], path: Path) -> None:
-    """Draw the medians as bars, and the middle half of the launches as lines."""
-    matplotlib.rcParams["svg.hashsalt"] = "mpidask"  # the same ids each time
-    figure, panel = pyplot.subplots(figsize=(7, 3.2), layout="constrained")
-    for n, (way, colour) in enumerate(zip(WAYS, ("#d95f0e", "#fdbb84", "#b0b0b0"), strict=True)):
-        for x, rounds in enumerate(results.values()):
-            times = [1000 * time for run in rounds for time in run[way]]
-            low, median, high = statistics.quantiles(times, n=4)
-            place = x + 0.27 * (n - 1)
-            panel.bar(place, median, 0.25, color=colour, label=way if x == 0 else None)
-            panel.vlines(place, low, high, color="black", linewidth=1)
-    panel.set_title("from submission to all results (ms)")
-    panel.set_xticks(range(len(results)), [f"{ranks} ranks" for ranks in results])
-    figure.legend(loc="outside right center", frameon=False)
-    figure.savefig(path, metadata={"Date": None})
-
-
 def main() -> None:
-    """Measure, and write the table and the plot."""
+    """Measure, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--ranks", type=int, nargs="+", default=[2, 4, 6])
     parser.add_argument("--repeats", type=int, default=50, help="launches in a round")
@@ -156,7 +137,6 @@ def main() -> None:
     path = options.output / f"gangs-{library.rsplit(' ', 1)[0].replace(' ', '').lower()}"
     text = f"{table(results)}\n\n*{machine(library, options.rounds)}*\n"
     path.with_suffix(".md").write_text(text)
-    plot(results, path.with_suffix(".svg"))
     print(text)
 
 

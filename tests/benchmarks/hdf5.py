@@ -1,7 +1,7 @@
 """Write an array from four ranks: to_hdf5, plain h5py on MPI, to_zarr, and dask's own to_hdf5.
 
     tox -e py-libraries --notest
-    .tox/py-libraries/bin/pip install dask-mpi matplotlib zarr
+    .tox/py-libraries/bin/pip install dask-mpi zarr
     .tox/py-libraries/bin/python tests/benchmarks/hdf5.py
 
 The programs run in turn, with the blocks in memory; dask's own has all of them in one process. The

@@ -5,7 +5,7 @@
 
 The programs run in turn, so that what else the machine does hits all of them alike. Each
 number is a median over the rounds, and each ratio the median of the ratios of the rounds.
-The table and the plot go to docs/benchmarks/.
+The table goes to docs/benchmarks/.
 """
 
 from __future__ import annotations
@@ -19,9 +19,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-import matplotlib
 from compare import DOCS, machine, mpi_library, mpirun
-from matplotlib import pyplot
 
 #: How each cluster comes up; what follows has its client.
 WAYS = {
@@ -157,24 +155,8 @@ def table(results: dict[str, list[Run]], title: str, against: str = "dask-mpi") 
     return "\n".join(lines)
 
 
-def plot(transfers: dict[str, list[Run]], path: Path) -> None:
-    """Draw the medians as lines over the sizes."""
-    matplotlib.rcParams["svg.hashsalt"] = "mpidask"  # the same ids each time
-    colours = dict(zip(transfers, ("#b0b0b0", "#4477aa", "#fdbb84", "#b2df8a", "#d95f0e")))
-    figure, axes = pyplot.subplots(figsize=(7, 3.6), layout="constrained")
-    sizes = [int(size.removesuffix(" MiB")) for size in transfers["raw MPI"][0]]
-    for way, runs in transfers.items():
-        medians = [statistics.median(run[f"{size} MiB"] for run in runs) for size in sizes]
-        axes.plot(sizes, medians, "o-", color=colours[way], label=way)
-    axes.set(xscale="log", xlabel="MiB", title="from worker to worker (GB/s)")
-    axes.set_xticks(sizes, map(str, sizes), minor=False)
-    axes.minorticks_off()
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
-    figure.savefig(path, metadata={"Date": None})
-
-
 def main() -> None:
-    """Measure, and write the tables and the plot."""
+    """Measure, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--sizes", type=int, nargs="+", default=[1, 16, 128, 512], help="MiB")
     parser.add_argument("--repeats", type=int, default=5, help="of each, after a first")
@@ -188,7 +170,6 @@ def main() -> None:
     path = options.output / f"transport-{library.rsplit(' ', 1)[0].replace(' ', '').lower()}"
     text = f"{table(transfers, 'GB/s')}\n\n*{machine(library, options.rounds)}*\n"
     path.with_suffix(".md").write_text(text)
-    plot(transfers, path.with_suffix(".svg"))
     print(text)
 
 
