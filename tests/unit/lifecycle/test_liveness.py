@@ -16,6 +16,7 @@ from mpidask._lifecycle.messages import LeaderSought
 from mpidask._lifecycle.roles import assign_roles
 from mpidask._mpi import job_exit
 from mpidask._mpi.communicator import TO_LEADER
+from mpidask._options import Options
 
 
 @contextlib.asynccontextmanager
@@ -153,7 +154,7 @@ class LostWorker:
     rank = 2
 
     def __init__(self, leader_answers=False):
-        self.guard = liveness.LivenessGuard(self, assign_roles(4))
+        self.guard = liveness.LivenessGuard(self, assign_roles(4, Options.resolve({})))
         self.asked = asyncio.Event()
         self._leader_answers = leader_answers
 
