@@ -666,8 +666,8 @@ def test_no_rank_outlives_scheduler_and_client(start, options):
     program = SLOW.replace("shutdown_timeout", f"startup_timeout=15, {options}shutdown_timeout")
     job = start(SOON + program.format(body=WAIT), limit=80, through=OUTLIVED)
     job.wait_for_output("running")
-    for rank in 0, 1:
-        job.rank(rank).send_signal(signal.SIGKILL)
+    for process in [job.rank(1), job.rank(0)]:  # found first, so that neither notices
+        process.kill()
     result = job.result()
     assert result.status != 0
     assert result.stdout == "running\n"
@@ -680,8 +680,8 @@ def test_no_rank_outlives_scheduler_and_its_watcher(start):
     program = "from mpidask.cli import main\nmain(['--startup-timeout', '15'])\n"
     job = start(SOON + program, limit=80, through=OUTLIVED)
     job.wait_for_message("mpidask: 3 workers")
-    for rank in 1, 0:
-        job.rank(rank).send_signal(signal.SIGKILL)
+    for process in [job.rank(1), job.rank(0)]:
+        process.kill()
     result = job.result()
     assert result.status != 0
     assert "no answer from rank 0 (scheduler) for 1" in result.stderr
