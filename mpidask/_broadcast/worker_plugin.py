@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from distributed import WorkerPlugin
 
@@ -22,6 +21,7 @@ from mpidask._broadcast.protocol import (
     call,
 )
 from mpidask._compat.distributed import adjust_process_memory
+from mpidask._threads import start_task
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -45,12 +45,9 @@ class BroadcastWorkerPlugin(WorkerPlugin):
         directory = worker.local_directory
         copies = Copies(worker.rpc, worker.scheduler, worker.address, directory)
         _workers[worker] = copies
-        obtaining: set[asyncio.Task[Any]] = set()  # the event loop keeps weak references only
 
         def obtain(name: str, nbytes: int) -> None:
-            task = asyncio.create_task(copies.try_to_obtain(name, nbytes))
-            obtaining.add(task)
-            task.add_done_callback(obtaining.discard)
+            start_task(copies.try_to_obtain(name, nbytes))
 
         def map_copy(name: str, nbytes: int, location: Sequence[int], sharers: int) -> None:
             copy = copies.map(name, nbytes, location, sharers)
