@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
 from functools import partial
 
@@ -16,13 +16,16 @@ from mpi4py import MPI
 from mpidask._log import logger
 from mpidask._threads import start_daemon_thread
 from mpidask._transport.timed_wait import TimedWait
+from mpidask._waiting import backoff
 
-#: Seconds in MPI without progress after which the thread begins to sleep in between.
+#: Bytes of the first message of a transfer. When it completes, both sides take part.
+_FIRST = 2**16
+#: Seconds in MPI without progress after which the thread begins to pause in between.
 _LONGEST_WAIT = 0.2
-#: Seconds in MPI between two sleeps.
+#: Seconds in MPI between two pauses.
 _BURST = 0.005
-#: Seconds of the first and of the longest sleep.
-_SHORTEST_SLEEP, _LONGEST_SLEEP = 0.001, 0.1
+#: Seconds of the first and of the longest pause; each is a tenth of all before it.
+_SHORTEST_PAUSE, _LONGEST_PAUSE, _GROWTH = 0.00005, 0.1, 1.1
 #: Seconds for the thread to end after its transfers were abandoned.
 _ABANDON_TIMEOUT = 2
 
@@ -47,6 +50,7 @@ class Transfer(Future[None]):
         self.buffers = buffers
         self.receives = receives
         self.requests: list[MPI.Request] = []
+        self.moving = False  # whether a first message has arrived, so the peer takes part
         self.error: Exception | None = None
 
     def fail(self, error: Exception) -> None:
@@ -66,8 +70,9 @@ class Transfer(Future[None]):
 class ProgressThread:
     """Sends and receives in a thread, and keeps buffers alive while MPI needs them.
 
-    It waits inside MPI, which spins, as long as transfers make progress. Without progress the
-    peer is late, stopped or dead: then it sleeps, and polls MPI only briefly in between.
+    It waits inside MPI, which spins, as long as transfers make progress. Before a transfer has
+    begun, the peer may need the CPU to begin it; without progress, it is late, stopped or dead:
+    then the thread pauses, and polls MPI only briefly in between.
 
     The receiver chooses the tag, one for each transfer, since it knows which are in use. All
     chunks of a transfer share it: MPI does not reorder messages of one source and tag.
@@ -155,12 +160,12 @@ class ProgressThread:
                 self._fail(error)
 
     def _progress(self) -> None:
-        sleep = 0.0
+        pause, pauses = 0.0, _pauses()
         while self._active or not self._stopping:
-            if self._run_order(sleep) or self._wait(_BURST if sleep else _LONGEST_WAIT):
-                sleep = 0.0
+            if self._run_order(pause) or self._wait(_BURST if pause else _LONGEST_WAIT):
+                pause, pauses = 0.0, _pauses()
             else:
-                sleep = min(max(_SHORTEST_SLEEP, 2 * sleep), _LONGEST_SLEEP)
+                pause = next(pauses)
         self._timed.stop()
 
     def _fail(self, error: Exception) -> None:
@@ -173,11 +178,11 @@ class ProgressThread:
             transfer.fail(CommClosedError(f"MPI failed: {error}"))
         self._abandon()
 
-    def _run_order(self, sleep: float) -> bool:
+    def _run_order(self, pause: float) -> bool:
         """Run the next order, if one comes before it is time to poll MPI."""
         try:
             if self._active:
-                order = self._orders.get(block=sleep > 0, timeout=sleep)
+                order = self._orders.get(block=pause > 0, timeout=pause)
             else:
                 order = self._orders.get()
         except queue.Empty:
@@ -192,10 +197,9 @@ class ProgressThread:
                 raise CommClosedError("the transport has been stopped")
             if self._failure:
                 raise CommClosedError(f"MPI has failed before: {self._failure}")
-            for buffer in transfer.buffers:
-                for start in range(0, buffer.nbytes, self._chunk):
-                    part = [buffer[start : start + self._chunk], MPI.BYTE]
-                    transfer.requests.append(call(part, transfer.peer, transfer.tag))
+            for message in _messages(transfer.buffers, self._chunk):
+                request = call([message, MPI.BYTE], transfer.peer, transfer.tag)
+                transfer.requests.append(request)
         except Exception as error:  # requests that were posted are still waited for
             transfer.fail(CommClosedError(f"MPI failed: {error}"))
             self._cancel(transfer)
@@ -218,7 +222,10 @@ class ProgressThread:
         failure: CommClosedError | None = None
         if requests:
             try:
-                self._timed.wait(requests, limit, unless=lambda: not self._orders.empty())
+                if any(transfer.moving for transfer in self._active):
+                    self._timed.wait(requests, limit, unless=lambda: not self._orders.empty())
+                else:
+                    MPI.Request.Testsome(requests)
             except MPI.Exception as error:
                 failure = CommClosedError(f"MPI failed: {error}")
         ended = [transfer for transfer in self._active if not self._is_pending(transfer, failure)]
@@ -230,6 +237,7 @@ class ProgressThread:
         left = [request for request in transfer.requests if request]  # not REQUEST_NULL
         if failure is not None and len(left) < len(transfer.requests):
             transfer.fail(failure)
+        transfer.moving |= len(left) < len(transfer.requests)
         transfer.requests = left
         return bool(left)
 
@@ -241,3 +249,17 @@ class ProgressThread:
         # collects a cycle with a memoryview of a memoryview (gh-77894 of CPython).
         transfer.buffers = ()
         transfer.end()
+
+
+def _pauses() -> Iterator[float]:
+    return backoff(_LONGEST_PAUSE, growth=_GROWTH, shortest=_SHORTEST_PAUSE)
+
+
+def _messages(buffers: Sequence[memoryview], chunk: int) -> Iterator[memoryview]:
+    """Split the buffers of a transfer, on both sides alike, into what one MPI call moves."""
+    size = min(_FIRST, chunk)
+    for buffer in buffers:
+        start = 0
+        while start < buffer.nbytes:
+            yield buffer[start : start + size]
+            start, size = start + size, chunk

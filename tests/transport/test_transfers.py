@@ -729,6 +729,32 @@ def test_a_rank_that_is_stopped_while_it_receives(start_pair):
     assert result.stdout.count("is through") == 2
 
 
+def test_a_rank_does_not_spin_before_its_peer_sends(start_pair):
+    """The peer may need the CPU for just that."""
+    job = start_pair(
+        """
+        async def send(comm):
+            for _ in range(20):
+                await write(comm, array(10**7))
+                time.sleep(0.15)  # its event loop is busy, and sees no clear to send
+                await comm.read()
+
+        async def receive(comm):
+            before = sum(psutil.Process().cpu_times()[:2])
+            for _ in range(20):
+                assert len(await read(comm)) == 10**7
+                await comm.write("next")
+            used = sum(psutil.Process().cpu_times()[:2]) - before
+            print("sleeps" if used < 1.5 else f"spins: {used} s", flush=True)
+
+        play(send, receive)
+        """
+    )
+    result = job.result()
+    assert result.status == 0, result.stderr
+    assert "sleeps\n" in result.stdout, result.stdout
+
+
 @pytest.mark.parametrize("victim", ["sender", "receiver"])
 def test_a_rank_that_is_killed_during_a_transfer(start_pair, victim):
     program = f"""
