@@ -52,12 +52,17 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark variants of tests without a launcher: but for what is essential, any MPI will do."""
+    """Mark what any MPI will do for: variants without a launcher, and all cases but the first."""
+    seen: set[str] = set()
     for item in items:
         variant = getattr(item, "callspec", None)
-        alone = variant is not None and variant.params.get("ranks", ...) is None
-        if alone and not item.get_closest_marker("essential"):
+        if variant is None or "unit" in item.path.parts or item.get_closest_marker("essential"):
+            continue
+        name = item.nodeid.partition("[")[0]
+        if name in seen or variant.params.get("ranks", ...) is None:
             item.add_marker("any_mpi")
+        else:
+            seen.add(name)
 
 
 #: Lines that a busy machine adds: how far a long start has come, and Dask's words for a process of
