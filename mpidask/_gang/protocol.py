@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mpidask._dask.server_options import has_workers_in_ranks
+from mpidask._dask.worker_class import has_workers_in_ranks
 from mpidask._errors import MPIDaskError
 
 if TYPE_CHECKING:

@@ -170,7 +170,7 @@ class RankService:
         await poll(lambda: self.is_idle)
         self._worker, self._closed_because = worker, ""
         worker.stream_handlers |= {START: self._start, STOP: self._stop}
-        worker.on_close = self._detach  # type: ignore[attr-defined]  # see `_dask.rank_worker`
+        worker.on_close = self._detach  # type: ignore[attr-defined]  # see `_dask.worker_class`
 
     def _detach(self) -> None:
         # The scheduler can't reach the executions of a worker that closes.
