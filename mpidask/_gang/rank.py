@@ -67,17 +67,7 @@ def current() -> RankService | None:
 
 
 class RankService:
-    """Connects the worker of this rank, and the scheduler on it, to gangs.
-
-    Parameters
-    ----------
-    comm : Communicator
-    workers : sequence of int
-        The ranks that host a worker.
-    options : Options
-    end_job : callable
-        Ends the job for a reason.
-    """
+    """Connects the worker of this rank, and the scheduler on it, to gangs."""
 
     def __init__(
         self,
