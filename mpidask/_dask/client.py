@@ -155,19 +155,8 @@ def _forgotten_clients(cluster: ConnectionInfo) -> Iterator[Client]:
 
     They would try to reconnect until the program ends, with long tracebacks.
     """
-    from distributed import Client
-
-    last = None
-    while True:
-        try:
-            client = Client.current()
-        except ValueError:
-            return
-        ours = client.scheduler is not None and client.scheduler.address == cluster.address
-        if not ours or client is last:
-            return
-        last = client
-        if client.loop.asyncio_loop.is_running():
+    for client, loop in _clients_of(cluster.address):
+        if loop.asyncio_loop.is_running():
             yield client
         else:
             forget_client(client)  # an asynchronous one, whose event loop has ended

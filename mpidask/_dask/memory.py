@@ -45,14 +45,7 @@ class Pool(Protocol):
 
 
 class MemoryWatch:
-    """Watches the memory of a worker, as often as the worker itself does.
-
-    Parameters
-    ----------
-    worker : distributed.Worker
-    pool : Pool, optional
-        The transport's, if it has one.
-    """
+    """Watches the memory of a worker, and that of the transport's pool if there is one."""
 
     def __init__(self, worker: Any, pool: Pool | None) -> None:
         self._worker = worker
@@ -110,11 +103,8 @@ def watch_memory(worker: Any, pool: Pool | None = None) -> None:
 def trim_malloc() -> float:
     """Have glibc return free memory to the system; other C libraries keep little.
 
-    Returns
-    -------
-    float
-        CPU time in seconds. On a busy machine the time that passes is many times as long, and a
-        worker would stay paused until the next trim.
+    Return the CPU time in seconds. On a busy machine the time that passes is many times as long,
+    and a worker would stay paused until the next trim.
     """
     started = time.thread_time()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

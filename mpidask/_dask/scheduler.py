@@ -162,12 +162,8 @@ def connection_info(
 ) -> ConnectionInfo:
     """Return how to reach a scheduler that runs."""
     info = ConnectionInfo(scheduler.address, security, http_prefix=http_prefix)
-    if options.dashboard and "dashboard" in scheduler.services:
-        link, tunnel = dashboard.link_and_tunnel(scheduler, http_prefix)
-        info = dataclasses.replace(
-            info,
-            dashboard=link,
-            dashboard_open_to=dashboard.open_to(options, scheduler),
-            tunnel=tunnel,
-        )
-    return info
+    if not (options.dashboard and "dashboard" in scheduler.services):
+        return info
+    link, tunnel = dashboard.link_and_tunnel(scheduler, http_prefix)
+    audience = dashboard.open_to(options, scheduler)
+    return dataclasses.replace(info, dashboard=link, tunnel=tunnel, dashboard_open_to=audience)

@@ -15,7 +15,7 @@ import json
 import math
 import os
 import stat
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +48,7 @@ _reading: dict[str, Future[ConnectionInfo]] = {}
 
 def check(path: str) -> None:
     """Raise `SchedulerFileError` if the file can't be written, or something else is there."""
-    try:
-        atomic_file.call_in_time(path, _file(path).check)
-    except OSError as error:
-        raise _not_written(path, error) from None
+    _call_in_time(path, _file(path).check)
 
 
 def write(path: str, identity: Mapping[str, Any], cluster: ConnectionInfo) -> None:
@@ -64,11 +61,7 @@ def write(path: str, identity: Mapping[str, Any], cluster: ConnectionInfo) -> No
         content["security"] = credentials
     if cluster.dashboard is not None:
         content["dashboard_link"] = cluster.dashboard  # for people: it may have a secret
-    text = json.dumps(content, indent=2)
-    try:
-        atomic_file.call_in_time(path, _file(path).write, text.encode())
-    except OSError as error:
-        raise _not_written(path, error) from None
+    _call_in_time(path, _file(path).write, json.dumps(content, indent=2).encode())
 
 
 def remove(path: str, identity: Mapping[str, Any]) -> None:
@@ -116,11 +109,14 @@ def _parsed(text: bytes) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _not_written(path: str, error: OSError) -> SchedulerFileError:
-    if isinstance(error, SlowFileSystemError):
-        return SchedulerFileError(str(error), may_pass=True)
-    reason = error.strerror or str(error)
-    return SchedulerFileError(f"the scheduler file {path} can't be written: {reason}")
+def _call_in_time(path: str, function: Callable[..., object], *args: Any) -> None:
+    try:
+        atomic_file.call_in_time(path, function, *args)
+    except SlowFileSystemError as error:
+        raise SchedulerFileError(str(error), may_pass=True) from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SchedulerFileError(f"the scheduler file {path} can't be written: {reason}") from None
 
 
 # -- Read it. ----------------------------------------------------------------------------
@@ -222,16 +218,10 @@ def connection(
 
 
 async def find_cluster(options: Options, timeout: float) -> ConnectionInfo:
-    """Find the cluster to join, and check that its scheduler answers within 10 s or a timeout.
+    """Find the cluster to join, and check that its scheduler answers, within 10 s at most.
 
-    Raises
-    ------
-    SchedulerFileError
-        If there is no usable scheduler file.
-    OSError
-        If no scheduler answers at the address.
-    MPIDaskError
-        If the address is invalid, or needs other credentials.
+    Raise OSError if none answers, `SchedulerFileError` if there is no usable scheduler file, and
+    `MPIDaskError` if the address is invalid or needs other credentials.
     """
     from distributed import Security
 

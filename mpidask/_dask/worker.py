@@ -40,18 +40,9 @@ def make_worker(
 ) -> Worker | Nanny:
     """Make a worker or its nanny, not started yet.
 
-    Parameters
-    ----------
-    options : Options
-    settings : WorkerSettings
-        This rank's share of its node.
-    cluster : ConnectionInfo
-    attempt : int
-        How many workers this rank has had.
-    worker_options : mapping
-        Further arguments for the worker class, from the user and from gangs.
-    by_mpi : bool
-        Whether other ranks may send data to the worker by MPI.
+    `attempt` is the number of workers that this rank has had before. The worker options are further
+    arguments for the class, from the user and from gangs. With `by_mpi`, other ranks may send data
+    to the worker by MPI.
     """
     cls = worker_class(options)
     memory = options.memory_limit

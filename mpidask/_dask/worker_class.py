@@ -75,23 +75,15 @@ def with_mixin(base: type, shutdown_timeout: float) -> type:
 
 
 class RankServer:
-    """A mixin for any class of workers.
+    """A mixin for any class of workers."""
 
-    Attributes
-    ----------
-    shutdown_timeout : float
-        Seconds that running tasks have at the end of the cluster.
-    close_reason : str, optional
-        Why it was closed, in distributed's words; None while it is not.
-    retired : bool
-        Whether it was closed because it is not wanted any more.
-    on_cluster_end, on_close : callable
-        Called when it is closed: because the cluster ends, or for another reason.
-    """
-
+    #: Seconds that running tasks have at the end of the cluster.
     shutdown_timeout: float
+    #: Why it was closed, in distributed's words; None while it is not.
     close_reason: str | None = None
+    #: Whether it was closed because it is not wanted any more.
     retired = False
+    #: Called when it is closed: because the cluster ends, or for another reason.
     on_cluster_end: Callable[[], object] = staticmethod(lambda: None)
     on_close: Callable[[], object] = staticmethod(lambda: None)
 
