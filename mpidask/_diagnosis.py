@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 
 from mpidask._compat.distributed import cpu_quota
-from mpidask._dask.server_options import memory_limit
+from mpidask._dask.memory import memory_limit
 from mpidask._errors import MPIDaskError
 from mpidask._log import logging_to_stderr
 from mpidask._mpi import job_exit, launcher

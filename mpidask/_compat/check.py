@@ -14,6 +14,7 @@ from mpidask._errors import MPIDaskError
 NEEDED = (
     "distributed.client:Client._get_computation_code",
     "distributed.client:Client._instances",
+    "distributed.client:Client._send_to_scheduler",
     "distributed.comm.registry:backends",
     "distributed.comm.tcp:TLSBackend._connector_class",
     "distributed.core:Status.starting",
@@ -34,18 +35,7 @@ def check_private_api() -> None:
 
 
 def require(*names: str) -> None:
-    """Raise if a private name is missing.
-
-    Parameters
-    ----------
-    *names : str
-        Such as ``"package.module:Class.attribute"``.
-
-    Raises
-    ------
-    MPIDaskError
-        Names the package, its version, and what is missing.
-    """
+    """Raise `MPIDaskError` if one of some names, ``"module:Class.attribute"``, is missing."""
     for name in names:
         module, _, attribute = name.partition(":")
         try:

@@ -24,8 +24,8 @@ _IMPORT_SYSTEM = {"importlib._bootstrap", "_frozen_importlib"}
 def call_before_threads_are_joined(function: Callable[[], object]) -> None:
     """Call a function when the program has ended, before Python waits for its threads.
 
-    `concurrent.futures` has its pools joined by the same function. Last in is first out. The
-    public alternatives come too late: `atexit` callbacks run once all threads have ended.
+    `concurrent.futures` has its pools joined in this way, too; last in is first out. `atexit` is
+    too late: its callbacks run once all threads have ended.
     """
     threading._register_atexit(function)  # type: ignore[attr-defined]
 
@@ -36,16 +36,10 @@ def is_asyncios_handler(handler: object) -> bool:
 
 
 def edit_preparation_data(edit: Callable[[str, dict[str, Any]], None]) -> None:
-    """Have a function edit the data that multiprocessing passes to spawned children.
+    """Have a function edit the data that multiprocessing passes to the child of some name.
 
-    The first call in a process counts.
-
-    Multiprocessing has no public way to keep a child from importing the main module.
-
-    Parameters
-    ----------
-    edit : callable
-        Called with the name of the child and its preparation data, in the thread that starts it.
+    It is called in the thread that starts the child. Only the first function in a process counts.
+    There is no public way to keep a child from importing the main module.
     """
     from multiprocessing import spawn
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -94,9 +95,8 @@ def drop_interest(scheduler: Scheduler, keys: Iterable[Any], client: str) -> Non
 
 def is_wanted(scheduler: Scheduler, key: Any, *, except_by: str) -> bool:
     """Whether another task, or a client other than `except_by`, wants a task."""
-    if _clients_of(scheduler, key) - {except_by}:
-        return True
-    return key in scheduler.tasks and bool(scheduler.tasks[key].dependents)
+    task = scheduler.tasks.get(key)
+    return bool(_clients_of(scheduler, key) - {except_by} or (task and task.dependents))
 
 
 def _clients_of(scheduler: Scheduler, key: Any) -> set[str]:
@@ -153,23 +153,17 @@ def ranks_with_data(
 ) -> dict[int, int]:
     """Return the rank that holds most of what each task, by its index, alone depends on.
 
-    Parameters
-    ----------
-    scheduler : distributed.Scheduler
-    keys : list
-    ranks : mapping of str to int
-        The ranks of workers, by address.
+    The ranks of workers are given by their addresses.
     """
     dependencies = [scheduler.tasks[key].dependencies for key in keys]
     common = set.intersection(*dependencies) if len(keys) > 1 else set()
     found = {}
     for index, needed in enumerate(dependencies):
-        nbytes: dict[int, int] = {}
+        nbytes: Counter[int] = Counter()
         for dependency in needed - common:
             for worker in dependency.who_has or ():
                 if worker.address in ranks:
-                    rank = ranks[worker.address]
-                    nbytes[rank] = nbytes.get(rank, 0) + dependency.get_nbytes()
+                    nbytes[ranks[worker.address]] += dependency.get_nbytes()
         if nbytes:
             found[index] = max(nbytes, key=lambda rank: (nbytes[rank], -rank))
     return found

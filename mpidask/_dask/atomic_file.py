@@ -29,16 +29,9 @@ _KINDS = {
 class AtomicFile:
     """A file that may be rewritten, and replaces nothing but older versions of itself.
 
-    Parameters
-    ----------
-    path : str
-    what : str
-        What is in it, for messages.
-    is_older : callable
-        Whether some bytes are (the beginning of) an older version.
-    private : bool
-        For its owner alone: with mode 0600, never in place of a symbolic link, nor of another
-        user's file. Otherwise it is written as any file of the user's, and through links.
+    `is_older` says whether some bytes are (the beginning of) an older version, and `what` is in the
+    file, for messages. A private one is for its owner alone: with mode 0600, never in place of a
+    symbolic link, nor of another user's file. Others are written through links.
     """
 
     def __init__(
@@ -69,12 +62,9 @@ class AtomicFile:
             raise OSError(f"the file there is not a {self._what}, and is left as it is")
 
     def prepare(self) -> None:
-        """Make the directory, and check that the file can be written: at the start, not at the end.
+        """Make the directory, and check at the start, not at the end, that the file can be written.
 
-        Raises
-        ------
-        MPIDaskError
-            If it can't or must not be, or if the file system hangs.
+        Raise `MPIDaskError` if it can't or must not be, or if the file system hangs.
         """
         try:
             call_in_time(self.path, self._prepare)
@@ -135,10 +125,7 @@ class AtomicFile:
 def read_regular_file(path: str, flags: int = 0) -> tuple[bytes, os.stat_result]:
     """Return the beginning of a file, and its status, without waiting for a writer or a terminal.
 
-    Raises
-    ------
-    OSError
-        If it can't be read, or is something else.
+    Raise OSError if it can't be read, or is something else.
     """
 
     def open_at_once(path: str, mode: int) -> int:
@@ -169,12 +156,7 @@ def owner_of(status: os.stat_result) -> str:
 
 
 def call_in_time(path: str, function: Callable[..., Any], *args: Any) -> Any:
-    """Call a function that uses a file, and abandon it if the file system hangs.
-
-    Raises
-    ------
-    SlowFileSystemError
-    """
+    """Call a function that uses a file, and abandon it if the file system hangs."""
     try:
         return in_daemon_thread(function, *args).result(ANSWER_TIMEOUT)
     except FutureTimeoutError:

@@ -8,7 +8,7 @@ import functools
 import inspect
 import logging
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from mpidask._compat.check import check_private_api
@@ -18,7 +18,7 @@ from mpidask._compat.distributed import (
     forget_client,
     wrapped_init,
 )
-from mpidask._dask import dashboard
+from mpidask._dask import dashboard, security
 from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._dask.log_level import at_log_level
 from mpidask._errors import StartupError
@@ -30,39 +30,18 @@ if TYPE_CHECKING:
     from distributed import Client
 
 
-#: The credentials of the clusters that this process is connected to, by address.
-_credentials: dict[str, Any] = {}
 #: Seconds in which a client notices that its scheduler has ended.
 _NOTICE = 0.5
 #: Seconds that clients which tasks have left open have to close.
 _CLOSE_TIMEOUT = 2
 
 
-def credentials_for(connection: Mapping[str, Any]) -> Any:
-    """Return the credentials of a cluster, for a bare `distributed.Client()`.
-
-    Dask's configuration names this function as its ``distributed.client.security-loader``, rather
-    than hold the credentials: it is dumped, logged and shown.
-
-    Parameters
-    ----------
-    connection : mapping
-        Has the ``address`` to connect to.
-    """
-    return _credentials.get(connection["address"])
-
-
 @contextlib.contextmanager
 def found_by_clients(cluster: ConnectionInfo, *, direct: bool = False) -> Iterator[None]:
     """Let a bare `distributed.Client()` find the cluster, with its credentials.
 
-    A process uses this once at a time: for the block of the client rank, or for its worker.
-
-    Parameters
-    ----------
-    cluster : ConnectionInfo
-    direct : bool
-        Whether data go directly between client and workers, not through the scheduler.
+    A process uses this once at a time: for the block of the client rank, or for its worker. With
+    `direct`, data go between client and workers, not through the scheduler.
     """
     import dask
 
@@ -74,17 +53,18 @@ def found_by_clients(cluster: ConnectionInfo, *, direct: bool = False) -> Iterat
     if direct and dask.config.get(direct_to_workers, None) is None:
         config[direct_to_workers] = True
     if cluster.security is not None:
-        loader = f"{credentials_for.__module__}.{credentials_for.__name__}"
-        config["distributed.client.security-loader"] = loader
+        loader = security.credentials_for
+        name = f"{loader.__module__}.{loader.__name__}"
+        config["distributed.client.security-loader"] = name
     raise_oserror_for_closed_tls()
     for log in _client_logs():
         log.addFilter(_is_relevant)
-    _credentials[cluster.address] = cluster.security
+    security.of_clusters[cluster.address] = cluster.security
     try:
         with dask.config.set(config), dashboard.linked_below(cluster.http_prefix or ""):
             yield
     finally:
-        _credentials.pop(cluster.address, None)
+        security.of_clusters.pop(cluster.address, None)
         for log in _client_logs():
             log.removeFilter(_is_relevant)
 
@@ -175,19 +155,8 @@ def _forgotten_clients(cluster: ConnectionInfo) -> Iterator[Client]:
 
     They would try to reconnect until the program ends, with long tracebacks.
     """
-    from distributed import Client
-
-    last = None
-    while True:
-        try:
-            client = Client.current()
-        except ValueError:
-            return
-        ours = client.scheduler is not None and client.scheduler.address == cluster.address
-        if not ours or client is last:
-            return
-        last = client
-        if client.loop.asyncio_loop.is_running():
+    for client, loop in _clients_of(cluster.address):
+        if loop.asyncio_loop.is_running():
             yield client
         else:
             forget_client(client)  # an asynchronous one, whose event loop has ended

@@ -9,30 +9,20 @@ from typing import Any
 
 @dataclass(frozen=True)
 class ConnectionInfo:
-    """How to reach the scheduler of a cluster, and its dashboard.
+    """How to reach the scheduler of a cluster, and its dashboard."""
 
-    Attributes
-    ----------
-    address : str
-        Where the scheduler listens.
-    security : distributed.Security, optional
-        The credentials that it asks for.
-    dashboard : str, optional
-        The link to its dashboard.
-    tunnel : str, optional
-        The ssh command that makes this link work outside of the batch job.
-    dashboard_open_to : str, optional
-        Who can look at the dashboard; None if its link has a secret.
-    http_prefix : str, optional
-        What the paths of all web pages begin with. It may be a secret; None if it is not known,
-        as for the cluster of another job.
-    """
-
+    #: Where the scheduler listens.
     address: str
+    #: The credentials that it asks for, a `distributed.Security`, or None.
     security: Any = None
+    #: The link to its dashboard.
     dashboard: str | None = None
+    #: The ssh command that makes this link work outside of the batch job.
     tunnel: str | None = None
+    #: Who can look at the dashboard; None if its link has a secret.
     dashboard_open_to: str | None = "everyone who can reach it"
+    #: What the paths of all web pages begin with. It may be a secret; None if it is not known, as
+    #: for the cluster of another job.
     http_prefix: str | None = None
 
     def describe_dashboard(self) -> list[str]:
@@ -44,22 +34,11 @@ class ConnectionInfo:
         return [f"dashboard {self.dashboard}{tunnel}", *audience]
 
     async def connect(self, role: str, timeout: float | None = None) -> Any:
-        """Connect to the scheduler, with the credentials of a role.
+        """Connect to the scheduler, with the credentials of a role, such as ``"client"``.
 
-        Parameters
-        ----------
-        role : str
-            One of `distributed.Security`, such as ``"client"``.
-        timeout : float, optional
-            Seconds; default: as in Dask's configuration. `distributed.comm.connect` itself waits
-            without a limit for the first message once TCP is connected.
-
-        Raises
-        ------
-        asyncio.TimeoutError
-            If the other end sends nothing.
-        OSError, TypeError, ValueError, RuntimeError
-            As `distributed.comm.connect` does.
+        Raise `asyncio.TimeoutError` if the other end sends nothing for so many seconds (default: as
+        in Dask's configuration): `distributed.comm.connect` itself would wait without a limit for
+        its first message.
         """
         import dask
         from dask.utils import parse_timedelta

@@ -1,4 +1,7 @@
-"""The dashboard of the scheduler: its link, who can open it, and the way there."""
+"""The dashboard of the scheduler: its link, who can open it, and the way there.
+
+If its port is taken, distributed listens on another one, which the link has.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +40,7 @@ def installed() -> bool:
 def choose_prefix(options: Options, *, secured: bool | None = None) -> str:
     """Return what the paths of all web pages begin with, without a slash at the end.
 
-    Parameters
-    ----------
-    options : Options
-    secured : bool, optional
-        Whether the cluster is secured; default: as the options say.
+    By default, the cluster is secured if the options say so.
     """
     if _is_secret(options, secured):
         return "/" + secrets.token_urlsafe(16)
@@ -122,10 +121,7 @@ def link_and_tunnel(scheduler: Scheduler, prefix: str) -> tuple[str | None, str 
 def ssh_tunnel(host: str, port: int, environ: Mapping[str, str]) -> str | None:
     """Return the command that forwards a port of this job to its user's machine.
 
-    Returns
-    -------
-    str or None
-        None outside of batch jobs, where the host to log in to is not known.
+    Outside of batch jobs, the host to log in to is not known, and there is none.
 
     Examples
     --------

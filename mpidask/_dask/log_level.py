@@ -7,7 +7,6 @@ import functools
 import logging
 import threading
 from collections.abc import Iterable, Iterator
-from typing import ClassVar
 
 from mpidask._compat.distributed import (
     LISTENERS_HANDLER,
@@ -16,6 +15,12 @@ from mpidask._compat.distributed import (
     ROUTINE,
 )
 from mpidask._compat.python import all_loggers
+
+#: The levels that were asked for, by several threads perhaps. The latest holds.
+_levels: dict[object, int] = {}
+#: The loggers, with their levels before the first of these.
+_before: dict[logging.Logger, int] = {}
+_lock = threading.RLock()
 
 
 @contextlib.contextmanager
@@ -33,49 +38,39 @@ def at_log_level(level: int) -> Iterator[None]:
         log for name, log in all_loggers().items() if log.level and name.startswith("distributed.")
     ]
     handlers = [*top.handlers, *logging.root.handlers] if level > logging.INFO else []
-    request = _Request(level)
-    request.make(loggers)
     shorten = functools.partial(_without_traceback)  # a handler takes the same filter only once
-    for handler in handlers:
-        handler.addFilter(shorten)
+    with _at_level(level, loggers):
+        for handler in handlers:
+            handler.addFilter(shorten)
+        try:
+            yield
+        finally:
+            for handler in handlers:
+                handler.removeFilter(shorten)
+
+
+@contextlib.contextmanager
+def _at_level(level: int, loggers: Iterable[logging.Logger]) -> Iterator[None]:
+    """Set the level of loggers; requests may end in any order."""
+    request = object()
+    with _lock:
+        for log in loggers:
+            _before.setdefault(log, log.level)
+        _levels[request] = level
+        _apply_latest()
     try:
         yield
     finally:
-        for handler in handlers:
-            handler.removeFilter(shorten)
-        request.withdraw()
+        with _lock:
+            del _levels[request]
+            _apply_latest()
+            if not _levels:
+                _before.clear()
 
 
-class _Request:
-    """A request for a level. Of several, also of several threads, the latest holds.
-
-    They may be withdrawn in any order. After the last one, the levels are as before the first.
-    """
-
-    _all: ClassVar[list[_Request]] = []
-    _before: ClassVar[dict[logging.Logger, int]] = {}
-    _lock = threading.RLock()
-
-    def __init__(self, level: int) -> None:
-        self._level = level
-
-    def make(self, loggers: Iterable[logging.Logger]) -> None:
-        with self._lock:
-            for log in loggers:
-                self._before.setdefault(log, log.level)
-            self._all.append(self)
-            self._apply()
-
-    def withdraw(self) -> None:
-        with self._lock:
-            self._all.remove(self)
-            self._apply()
-            if not self._all:
-                self._before.clear()
-
-    def _apply(self) -> None:
-        for log, before in self._before.items():
-            log.setLevel(self._all[-1]._level if self._all else before)
+def _apply_latest() -> None:
+    for log, before in _before.items():
+        log.setLevel(next(reversed(_levels.values()), before))
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:

@@ -1,4 +1,4 @@
-"""Releases memory that is only cached, when a worker runs low on it.
+"""The memory of workers: how much there is, and the release of what is only cached.
 
 Dask pauses a worker because of the size of its process. That includes unused memory: what malloc
 keeps after `free`, the transport's buffers, and what a shuffle has sent. Once all results
@@ -14,12 +14,23 @@ import time
 from typing import Any, Protocol
 
 from mpidask._compat.distributed import free_sent_shards
+from mpidask._placement.limits import granted_memory
 from mpidask._threads import to_daemon_thread
 
 #: Name of the additional metric in a worker's heartbeats, see `MemoryWatch.metrics`.
 METRICS = "mpidask-memory"
 #: Seconds between two trims, at least, and how many times the CPU time of the last one.
 _TRIM_INTERVAL, _TRIM_SHARE = 0.5, 20
+
+
+def memory_limit() -> int:
+    """Return the bytes that the ranks of this machine may use together.
+
+    This is `distributed.system.MEMORY_LIMIT`, or less: that looks at the outermost cgroup only.
+    """
+    from distributed.system import MEMORY_LIMIT
+
+    return min([MEMORY_LIMIT, *granted_memory()])
 
 
 class Pool(Protocol):
@@ -34,14 +45,7 @@ class Pool(Protocol):
 
 
 class MemoryWatch:
-    """Watches the memory of a worker, as often as the worker itself does.
-
-    Parameters
-    ----------
-    worker : distributed.Worker
-    pool : Pool, optional
-        The transport's, if it has one.
-    """
+    """Watches the memory of a worker, and that of the transport's pool if there is one."""
 
     def __init__(self, worker: Any, pool: Pool | None) -> None:
         self._worker = worker
@@ -99,11 +103,8 @@ def watch_memory(worker: Any, pool: Pool | None = None) -> None:
 def trim_malloc() -> float:
     """Have glibc return free memory to the system; other C libraries keep little.
 
-    Returns
-    -------
-    float
-        CPU time in seconds. On a busy machine the time that passes is many times as long, and a
-        worker would stay paused until the next trim.
+    Return the CPU time in seconds. On a busy machine the time that passes is many times as long,
+    and a worker would stay paused until the next trim.
     """
     started = time.thread_time()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -1,11 +1,10 @@
-"""Nannies, and the workers in their child processes."""
+"""Nannies, and the workers in their child processes (`spawn`: how these start)."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import functools
-import os
 import signal
 from typing import Any
 
@@ -13,86 +12,18 @@ import cloudpickle
 from distributed import Nanny, Worker
 from distributed.core import Status
 
-from mpidask._compat.distributed import (
-    CLUSTER_ENDS,
-    SCHEDULER_GONE,
-    addresses_of_worker,
-    count_shared_memory_once,
-    is_starting,
-)
+from mpidask._compat.distributed import count_shared_memory_once
 from mpidask._dask.client import close_clients_of_tasks, found_by_clients
 from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._dask.log_level import at_log_level
 from mpidask._dask.memory import watch_memory
-from mpidask._dask.rank_worker import RETIRED, RankServer, status_of
 
 #: What the child process of a nanny sets for itself, for as long as it lives.
 _settings = contextlib.ExitStack()
 
 
-class RankNanny(RankServer):
-    """A mixin for the classes of ranks' nannies.
-
-    Attributes
-    ----------
-    child_reason : str, optional
-        Why the worker was closed.
-    """
-
-    child_reason: str | None = None
-
-    async def close(self, *args: Any, **kwargs: Any) -> Any:
-        """Close it, and note the reason."""
-        # Closed in this very task: a nanny that closes awaits all of its other tasks, and this one
-        # may be among its tasks.
-        ending = asyncio.create_task(self._kill_starting_child())
-        try:
-            return await super().close(*args, **kwargs)
-        finally:
-            ending.cancel()
-
-    def close_gracefully(self, *args: Any, **kwargs: Any) -> Any:
-        """Note why the worker closes: a worker calls this for any reason, not just to retire."""
-        self.child_reason = kwargs.get("reason")
-        base: Any = super()
-        return base.close_gracefully(*args, **kwargs)
-
-    def _note_reason(self, reason: str) -> None:
-        super()._note_reason(self.child_reason or reason)
-
-    def _is_retiring(self) -> bool:
-        return super()._is_retiring() and self.close_reason not in SCHEDULER_GONE
-
-    def _close_arguments(self) -> dict[str, Any]:
-        if self.close_reason != CLUSTER_ENDS:
-            return {}
-        # The rest is for the scheduler, which closes it first, and for killing the child.
-        return {"timeout": 0.75 * self.shutdown_timeout}
-
-    async def _kill_starting_child(self) -> None:
-        """Kill the child if its worker has not started yet.
-
-        `Nanny.close` waits for the start, and a worker whose scheduler has ended tries for half
-        a minute.
-        """
-        nanny: Any = self
-        while is_starting(nanny):
-            if nanny.pid is not None:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(nanny.pid, signal.SIGKILL)
-            await asyncio.sleep(0.02)
-
-
 class QuietNanny(Nanny):
-    """A nanny whose child logs as little as its rank, and leaves Ctrl-C to it.
-
-    Parameters
-    ----------
-    log_level : int
-        Level of distributed's loggers in the child process.
-    worker_class : type, optional
-        Class of the worker there.
-    """
+    """A nanny whose child logs as little as its rank, and leaves Ctrl-C to it."""
 
     def __init__(
         self, *args: Any, log_level: int, worker_class: type = Worker, **kwargs: Any
@@ -128,17 +59,6 @@ def with_child(nanny: type, child: type) -> type:
     return NannyOfChild
 
 
-async def retire_child(nanny: Nanny) -> None:
-    """Move the results of a nanny's worker elsewhere: `Nanny.close_gracefully` moves nothing.
-
-    The scheduler knows of a worker, and may have given it results, before its nanny does.
-    """
-    addresses: list[str | None] = [nanny.worker_address]
-    if is_starting(nanny):
-        addresses = [*await addresses_of_worker(nanny)]
-    await nanny.scheduler.retire_workers(workers=addresses, close_workers=False)
-
-
 # -- In the child process. ---------------------------------------------------------------
 
 
@@ -161,8 +81,8 @@ def _worker_of_nanny(base: type) -> type:
 
     class WorkerOfNanny(base):  # type: ignore[misc]
         async def close(self, *args: Any, **kwargs: Any) -> Any:
-            if "reason" in kwargs and status_of(self) == Status.closing_gracefully:
-                kwargs["reason"] = RETIRED
+            if "reason" in kwargs and self.status == Status.closing_gracefully:
+                kwargs["reason"] = "mpidask-retired"
             await close_clients_of_tasks(self.scheduler.address)
             return await super().close(*args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""The scheduler of a cluster: how it is made and described."""
+"""The scheduler of a cluster: its arguments, and how it is made and described."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from mpidask._compat.distributed import (
 )
 from mpidask._dask import dashboard
 from mpidask._dask.connection_info import ConnectionInfo
-from mpidask._dask.server_options import scheduler_arguments
 from mpidask._log import logger
+from mpidask._placement.node import LOOPBACK
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -32,27 +32,58 @@ if TYPE_CHECKING:
 _FILES_PER_WORKER, _FILES_FOR_ALL_ELSE = 3, 200
 
 
-def make_security(option: Any) -> Any:
-    """Return the `distributed.Security` that an option asks for, or None."""
-    from distributed import Security
-
-    return Security.temporary() if option is True else option or None
-
-
 async def start_scheduler(
     options: Options, host: str | None, security: Any, http_prefix: str
 ) -> Scheduler:
-    """Start the scheduler; see `scheduler_arguments`. The dashboard is loaded later."""
+    """Start the scheduler, which listens on a host unless the options name one.
+
+    The paths of all web pages begin with `http_prefix`. The dashboard is loaded later.
+    """
     from distributed import Scheduler
 
     check_private_api()
-    arguments = scheduler_arguments(options, host, security, http_prefix)
+    arguments = {
+        "host": options.host or (None if options.interface else host),
+        "interface": options.interface,
+        "protocol": options.protocol,
+        "port": options.scheduler_port,
+        "security": security,
+        "dashboard_address": options.dashboard_address if options.dashboard else f"{LOOPBACK}:0",
+        **_page_arguments(options, http_prefix),
+    }
     # The one line of output has the dashboard's port and the scheduler's address.
     with without_warnings(PORT_IN_USE, ONLY_LOOPBACK):
         scheduler = Scheduler(**arguments)
         arrange_pages(options, scheduler, http_prefix)
         await scheduler
     return scheduler
+
+
+def local_arguments(options: Options, security: Any, http_prefix: str) -> dict[str, Any]:
+    """Return the arguments of `distributed.LocalCluster` for its scheduler, and for all servers."""
+    given = {
+        "host": options.host,
+        "interface": options.interface,
+        "protocol": options.protocol,
+    }
+    return {
+        "scheduler_port": options.scheduler_port,
+        "silence_logs": options.log_level,
+        "dashboard_address": options.dashboard_address if options.dashboard else None,
+        "security": security,
+        "scheduler_kwargs": _page_arguments(options, http_prefix),
+        **{name: value for name, value in given.items() if value is not None},
+    }
+
+
+def _page_arguments(options: Options, http_prefix: str) -> dict[str, Any]:
+    """Return the arguments for web pages, and those that the user adds."""
+    return {
+        # Without bokeh, distributed serves a page that says what to install.
+        "dashboard": options.dashboard and not dashboard.installed(),
+        "http_prefix": http_prefix or "/",
+        **options.scheduler_options,
+    }
 
 
 def arrange_pages(options: Options, scheduler: Scheduler, http_prefix: str) -> None:
@@ -131,12 +162,8 @@ def connection_info(
 ) -> ConnectionInfo:
     """Return how to reach a scheduler that runs."""
     info = ConnectionInfo(scheduler.address, security, http_prefix=http_prefix)
-    if options.dashboard and "dashboard" in scheduler.services:
-        link, tunnel = dashboard.link_and_tunnel(scheduler, http_prefix)
-        info = dataclasses.replace(
-            info,
-            dashboard=link,
-            dashboard_open_to=dashboard.open_to(options, scheduler),
-            tunnel=tunnel,
-        )
-    return info
+    if not (options.dashboard and "dashboard" in scheduler.services):
+        return info
+    link, tunnel = dashboard.link_and_tunnel(scheduler, http_prefix)
+    audience = dashboard.open_to(options, scheduler)
+    return dataclasses.replace(info, dashboard=link, tunnel=tunnel, dashboard_open_to=audience)

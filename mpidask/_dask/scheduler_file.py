@@ -15,11 +15,11 @@ import json
 import math
 import os
 import stat
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
-from mpidask._dask import atomic_file
+from mpidask._dask import atomic_file, security
 from mpidask._dask.atomic_file import (
     AtomicFile,
     NotRegularError,
@@ -37,14 +37,6 @@ if TYPE_CHECKING:
 
     from mpidask._options import Options
 
-_CREDENTIALS = (
-    "tls_ca_file",
-    *(
-        f"tls_{role}_{part}"
-        for role in ("client", "scheduler", "worker")
-        for part in ("cert", "key")
-    ),
-)
 #: What distributed writes to each such file, among other things.
 _IDENTITY = {"type", "id", "address", "workers"}
 #: Scheduler files that are being read: one that hangs is not read again and again.
@@ -56,39 +48,20 @@ _reading: dict[str, Future[ConnectionInfo]] = {}
 
 def check(path: str) -> None:
     """Raise `SchedulerFileError` if the file can't be written, or something else is there."""
-    try:
-        atomic_file.call_in_time(path, _file(path).check)
-    except OSError as error:
-        raise _not_written(path, error) from None
+    _call_in_time(path, _file(path).check)
 
 
 def write(path: str, identity: Mapping[str, Any], cluster: ConnectionInfo) -> None:
-    """Write the identity of a scheduler, and the credentials of its cluster.
+    """Write `distributed.Scheduler.identity`, and the credentials of the cluster.
 
-    Parameters
-    ----------
-    path : str
-        The file; an older one is replaced.
-    identity : mapping
-        `distributed.Scheduler.identity` of the scheduler.
-    cluster : ConnectionInfo
-
-    Raises
-    ------
-    SchedulerFileError
-        If it can't be written, or something else is there.
+    Raise `SchedulerFileError` if the file can't be written, or something else is there.
     """
     content = dict(identity)
-    credentials = {name: getattr(cluster.security, name, None) for name in _CREDENTIALS}
-    if any(credentials.values()):
+    if credentials := security.to_json(cluster.security):
         content["security"] = credentials
     if cluster.dashboard is not None:
         content["dashboard_link"] = cluster.dashboard  # for people: it may have a secret
-    text = json.dumps(content, indent=2)
-    try:
-        atomic_file.call_in_time(path, _file(path).write, text.encode())
-    except OSError as error:
-        raise _not_written(path, error) from None
+    _call_in_time(path, _file(path).write, json.dumps(content, indent=2).encode())
 
 
 def remove(path: str, identity: Mapping[str, Any]) -> None:
@@ -136,30 +109,24 @@ def _parsed(text: bytes) -> dict[str, Any]:
     return content if isinstance(content, dict) else {}
 
 
-def _not_written(path: str, error: OSError) -> SchedulerFileError:
-    if isinstance(error, SlowFileSystemError):
-        return SchedulerFileError(str(error), may_pass=True)
-    reason = error.strerror or str(error)
-    return SchedulerFileError(f"the scheduler file {path} can't be written: {reason}")
+def _call_in_time(path: str, function: Callable[..., object], *args: Any) -> None:
+    try:
+        atomic_file.call_in_time(path, function, *args)
+    except SlowFileSystemError as error:
+        raise SchedulerFileError(str(error), may_pass=True) from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise SchedulerFileError(f"the scheduler file {path} can't be written: {reason}") from None
 
 
 # -- Read it. ----------------------------------------------------------------------------
 
 
 def read(path: str, *, trust: bool = False) -> ConnectionInfo:
-    """Read how to reach a cluster.
+    """Read how to reach a cluster, from a file that only its owner may have written, or may read.
 
-    Parameters
-    ----------
-    path : str
-    trust : bool
-        Whether to trust a file that others have, or may have, written.
-
-    Raises
-    ------
-    SchedulerFileError
-        If the file is not there, can't be read, is not (yet) a scheduler file, lets
-        others read the credentials in it, or may have been written by others.
+    Raise `SchedulerFileError` otherwise, or if the file is not there, or not (yet) a scheduler
+    file. With `trust`, others may have written it, or read the credentials in it.
     """
     text, status = _load(path)
     if not trust:
@@ -177,7 +144,7 @@ def read(path: str, *, trust: bool = False) -> ConnectionInfo:
             f"used; run: chmod 600 {path}"
         )
     try:
-        return ConnectionInfo(str(content["address"]), _security(credentials))
+        return ConnectionInfo(str(content["address"]), security.from_json(credentials))
     except (TypeError, ValueError, OSError) as error:
         raise SchedulerFileError(f"the scheduler file {path} is broken: {error}") from None
 
@@ -208,16 +175,6 @@ def _refuse_strangers(path: str, status: os.stat_result) -> None:
             f"it is not used; run: chmod go-w {path} (if you trust them, set "
             "trust_scheduler_file)"
         )
-
-
-def _security(credentials: Mapping[str, str] | None) -> Any:
-    if credentials is None:
-        return None
-    from distributed import Security
-
-    security = Security(require_encryption=True, **credentials)
-    security.get_connection_args("client")  # raises ssl.SSLError if they are broken
-    return security
 
 
 def connection(
@@ -261,22 +218,10 @@ def connection(
 
 
 async def find_cluster(options: Options, timeout: float) -> ConnectionInfo:
-    """Find the cluster to join, and check that its scheduler answers.
+    """Find the cluster to join, and check that its scheduler answers, within 10 s at most.
 
-    Parameters
-    ----------
-    options : Options
-    timeout : float
-        Seconds that the scheduler may take to answer; it gets no more than 10.
-
-    Raises
-    ------
-    SchedulerFileError
-        If there is no usable scheduler file.
-    OSError
-        If no scheduler answers at the address.
-    MPIDaskError
-        If the address is invalid, or needs other credentials.
+    Raise OSError if none answers, `SchedulerFileError` if there is no usable scheduler file, and
+    `MPIDaskError` if the address is invalid or needs other credentials.
     """
     from distributed import Security
 

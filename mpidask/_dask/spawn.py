@@ -57,12 +57,7 @@ def _shield(name: str, data: dict[str, Any]) -> None:
 
 
 def check_main_guard() -> None:
-    """Note where a cluster is asked for; raise in a child that is importing the script.
-
-    Raises
-    ------
-    MPIDaskError
-    """
+    """Note where a cluster is asked for; raise in a child that is importing the script."""
     frames = list(_frames(sys._getframe()))
     if any(_is_module(frame, MAIN_MODULE_IN_CHILD) for frame in frames):
         raise MPIDaskError(_advice("this is a child process, which imports the script"))

@@ -85,14 +85,9 @@ def arguments_of_worker(prefix: str, given: Mapping[str, Any]) -> dict[str, Any]
 
 
 def load_dashboard_late(scheduler: Scheduler, prefix: str) -> None:
-    """Let the first request for a page below a path load the dashboard.
+    """Let the first request for a page below a path load the dashboard of a scheduler.
 
-    Parameters
-    ----------
-    scheduler : distributed.Scheduler
-        One that was made with ``dashboard=False``.
-    prefix : str
-        The path, without a slash at its end.
+    It was made with ``dashboard=False``. The path has no slash at its end.
     """
     dashboard = _LateDashboard(scheduler, prefix)
 

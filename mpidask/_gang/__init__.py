@@ -17,8 +17,8 @@
 
 The tasks of one `submit_mpi` are a *gang*. Dask computes what they depend on, and keeps what they
 return; the plugin only decides when they start, and sees that all end if one fails. It reads and
-changes task states by `_compat.task_states`; `schedule` has its rules, `protocol` the names that
-all three sides use.
+changes task states by `_compat.task_states`; `gangs` has its records, `schedule` its rules, and
+`protocol` the names that all three sides use.
 
 On top of it, a `distributed_array` hands the arrays of ranks (`local_array`) to Dask and back, and
 `hdf5` lets gangs write Dask arrays into a file (`hdf5_file`).

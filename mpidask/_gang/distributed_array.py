@@ -9,7 +9,7 @@ from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 from mpidask._errors import MPIDaskError
-from mpidask._gang import local_array, rank
+from mpidask._gang import local_array
 from mpidask._gang.local_array import LocalArray, Part
 from mpidask._gang.protocol import ranks_of
 from mpidask._gang.submit import PerRank, submit_mpi, wait_for
@@ -186,7 +186,7 @@ class DistributedArray:
         if parts[0].worker_rank is None:
             return [await client.scatter(self._local.array, hash=False)]
         versions = PerRank(part.version for part in parts)
-        futures = _submit(client, "to-dask", parts, _get, self._name, versions)
+        futures = _submit(client, "to-dask", parts, local_array.get, self._name, versions)
         await wait_for(client, futures)
         return futures
 
@@ -203,13 +203,15 @@ class DistributedArray:
             local_array.replace(self._name, block)
         else:
             each = PerRank(declared), PerRank(blocks)
-            futures = _submit(client, "from-dask", parts, _replace, self._name, *each)
+            futures = _submit(
+                client, "from-dask", parts, local_array.replace_all, self._name, *each
+            )
             await wait_for(client, futures)
         self._parts = parts
 
     async def _find_parts(self, client: Client) -> list[Part]:
         """Return what the ranks hold now, in their order."""
-        answers = (await client.run(_describe, self._name, on_error="ignore")).values()
+        answers = (await client.run(local_array.describe, self._name, on_error="ignore")).values()
         found: dict[int, Part] = {part.rank: part for part in answers if part is not None}
         if self._is_alone and not found:
             found = {0: self._local.describe()}
@@ -282,12 +284,7 @@ def _form(part: Part, axis: int) -> tuple[Any, ...]:
 
 
 def check_blocks(collection: Any, parts: Sequence[Part], axis: int) -> None:
-    """Raise unless the blocks of a collection are one for each part, of the right lengths.
-
-    Raises
-    ------
-    TypeError, ValueError
-    """
+    """Raise unless the blocks of a collection are one for each part, of the right lengths."""
     if not hasattr(collection, "numblocks"):
         raise TypeError(f"from_dask() takes a dask.array.Array, not {type(collection).__name__}")
     numblocks = tuple(
@@ -305,26 +302,6 @@ def check_blocks(collection: Any, parts: Sequence[Part], axis: int) -> None:
             f"parts {lengths}: rechunk({{{axis}: {lengths}}}) it, or pass it to another handle, "
             "made as DistributedArray(None) on all ranks"
         )
-
-
-# -- Gangs get and replace the arrays: they reach a rank whichever worker it has by then. --
-
-
-def _describe(name: str) -> Part | None:
-    service = rank.current()
-    return local_array.describe(name, 0 if service is None else service.rank)
-
-
-def _get(comm: MPI.Intracomm, name: str, version: int) -> Any:
-    return local_array.get(name, version)
-
-
-def _replace(comm: MPI.Intracomm, name: str, declared: tuple[float, ...], block: Any) -> None:
-    error = local_array.shape_error(block, declared)
-    if not any(comm.allgather(error)):
-        local_array.replace(name, block)
-    elif error:
-        raise ValueError(error)
 
 
 def _submit(client: Client, key: str, parts: Iterable[Part], *call: Any) -> list[Future[Any]]:

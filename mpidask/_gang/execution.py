@@ -37,25 +37,10 @@ class Stopped(BaseException):
 
 
 class Execution:
-    """One execution of a gang's function, by a thread of a worker.
+    """One execution of a gang's function, by the thread of a worker that makes this object.
 
-    Parameters
-    ----------
-    token : str
-        Distinguishes it from earlier and later executions of the same task.
-    key
-        Of the task.
-    comm : mpi4py.MPI.Intracomm
-        A communicator of all ranks of the job.
-    on_failure : callable
-        Called at once when the function fails, before the other ranks are waited for.
-
-    Attributes
-    ----------
-    outcome : str
-        How it ended: "returned", "failed" or "stopped".
-    reason : str
-        What failed, here or elsewhere.
+    The token distinguishes it from other executions of the same task. `on_failure` is called when
+    the function fails, before the other ranks are waited for.
     """
 
     def __init__(
@@ -63,9 +48,11 @@ class Execution:
     ) -> None:
         self.token = token
         self.key = key
+        #: How it ended: "returned", "failed" or "stopped".
         self.outcome = ""
+        #: What failed, here or elsewhere.
         self.reason = ""
-        self._job_comm = comm
+        self._job_comm = comm  # of all ranks of the job
         self._on_failure = on_failure
         self._answer: Future[tuple[tuple[int, ...], int] | None] = Future()
         self._stopped = threading.Event()
@@ -108,12 +95,7 @@ class Execution:
     def run(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Call a function when all ranks are there, and return when all have returned.
 
-        Raises
-        ------
-        Stopped
-            If it was stopped, or another rank has failed.
-        MPITaskError
-            If the function fails.
+        Raise `MPITaskError` if it fails, and `Stopped` if it was stopped, or another rank failed.
         """
         start = self._answer.result()
         if start is None:

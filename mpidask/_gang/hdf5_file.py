@@ -84,12 +84,7 @@ def create(
 ) -> tuple[str, bool]:
     """Create the temporary file, with its datasets but not their data.
 
-    Returns
-    -------
-    str
-        Its path.
-    bool
-        Whether ranks can write it together.
+    Return its path, and whether ranks can write it together.
     """
     import h5py
 

@@ -1,4 +1,4 @@
-"""What this process holds of distributed arrays, for the tasks that run in it.
+"""What this process holds of distributed arrays, and the tasks that get and replace it.
 
 A rank and its worker are one process. So a task on that worker finds the rank's array, by a name
 that all ranks have agreed on, and gets or replaces the array itself.
@@ -11,35 +11,29 @@ import socket
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mpidask._errors import MPIDaskError
+from mpidask._gang import rank
 from mpidask._text import name_rank
+
+if TYPE_CHECKING:
+    from mpi4py import MPI
 
 
 @dataclass(frozen=True)
 class Part:
-    """A description of what a rank holds.
-
-    Attributes
-    ----------
-    rank : int
-    host : str
-    shape : tuple of int, or None
-        None: it holds nothing.
-    dtype : numpy.dtype, or None
-    version : int
-        Increases when the array is replaced.
-    worker_rank : int, optional
-        The rank that gangs know the worker in this process by. Without an MPI job there may be
-        none: the process of the client has the array.
-    """
+    """A description of what a rank holds."""
 
     rank: int
     host: str
+    #: None: it holds nothing.
     shape: tuple[int, ...] | None = None
     dtype: Any = None
+    #: Increases when the array is replaced.
     version: int = 0
+    #: The rank that gangs know the worker in this process by. Without an MPI job there may be none:
+    #: the process of the client has the array.
     worker_rank: int | None = None
 
     def __str__(self) -> str:
@@ -72,13 +66,7 @@ def register(name: str, array: LocalArray) -> None:
 
 
 def find(name: str) -> LocalArray:
-    """Return the array of that name in this process.
-
-    Raises
-    ------
-    MPIDaskError
-        If there is none.
-    """
+    """Return the array of that name in this process."""
     local = _arrays.get(name)
     if local is None:
         raise MPIDaskError(
@@ -88,20 +76,17 @@ def find(name: str) -> LocalArray:
     return local
 
 
-def describe(name: str, worker_rank: int | None = None) -> Part | None:
-    """Describe the array of that name in this process, if there is one."""
-    local = _arrays.get(name)
-    return None if local is None else local.describe(worker_rank)
+def describe(name: str) -> Part | None:
+    """Describe the array of that name in the process of a worker, if there is one."""
+    local, service = _arrays.get(name), rank.current()
+    return None if local is None else local.describe(0 if service is None else service.rank)
 
 
-def get(name: str, version: int) -> Any:
-    """Return the array that this process holds, itself.
+# Gangs run the next two functions: they reach a rank whichever worker it has by then.
 
-    Raises
-    ------
-    MPIDaskError
-        If it has been replaced since this version.
-    """
+
+def get(comm: MPI.Intracomm, name: str, version: int) -> Any:
+    """Return the array itself that this rank holds, unless it was replaced since this version."""
     local = find(name)
     if local.version != version:
         raise MPIDaskError(
@@ -109,6 +94,15 @@ def get(name: str, version: int) -> Any:
             "by to_dask()"
         )
     return local.array
+
+
+def replace_all(comm: MPI.Intracomm, name: str, declared: tuple[float, ...], block: Any) -> None:
+    """Let each rank hold its block, if all have the shapes that are declared."""
+    error = shape_error(block, declared)
+    if not any(comm.allgather(error)):
+        replace(name, block)
+    elif error:
+        raise ValueError(error)
 
 
 def replace(name: str, block: Any) -> None:

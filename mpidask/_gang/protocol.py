@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mpidask._dask.server_options import has_workers_in_ranks
+from mpidask._dask.worker_class import has_workers_in_ranks
 from mpidask._errors import MPIDaskError
 
 if TYPE_CHECKING:
@@ -31,20 +31,12 @@ START, STOP = "mpidask-start", "mpidask-stop"
 
 @dataclass(frozen=True)
 class WorkerRanks:
-    """The ranks of a job that host a worker, and can be in a gang.
-
-    Attributes
-    ----------
-    ranks : tuple of int
-        (0,) without an MPI job.
-    is_mpi : bool
-        Whether there is an MPI job: without one, any worker is rank 0.
-    problem : str
-        Why there can't be gangs; empty if there can.
-    """
+    """The ranks of a job that host a worker, and can be in a gang."""
 
     ranks: tuple[int, ...]
+    #: Whether there is an MPI job: without one, any worker is rank 0.
     is_mpi: bool = True
+    #: Why there can't be gangs; empty if there can.
     problem: str = ""
 
 
@@ -78,13 +70,7 @@ def forget() -> None:
 
 
 def ranks_of(client: Client) -> WorkerRanks:
-    """Return the ranks of a client's cluster.
-
-    Raises
-    ------
-    MPIDaskError
-        If they can't be in gangs; or if they are unknown, and an asynchronous client can't ask.
-    """
+    """Return the ranks of a client's cluster; raise `MPIDaskError` if they can't be in gangs."""
     ranks = find_ranks(client)
     if ranks.problem:
         raise MPIDaskError(f"no function can run on the ranks of this cluster: {ranks.problem}")
@@ -94,10 +80,7 @@ def ranks_of(client: Client) -> WorkerRanks:
 def find_ranks(client: Client) -> WorkerRanks:
     """Return the ranks of a client's cluster, whether or not they can be in gangs.
 
-    Raises
-    ------
-    MPIDaskError
-        If they are unknown, and an asynchronous client can't ask.
+    Raise `MPIDaskError` if they are unknown, and an asynchronous client can't ask.
     """
     address = getattr(client.scheduler, "address", "")
     return _own.get(address) or _asked.get(client) or _ask(client)

@@ -67,17 +67,7 @@ def current() -> RankService | None:
 
 
 class RankService:
-    """Connects the worker of this rank, and the scheduler on it, to gangs.
-
-    Parameters
-    ----------
-    comm : Communicator
-    workers : sequence of int
-        The ranks that host a worker.
-    options : Options
-    end_job : callable
-        Ends the job for a reason.
-    """
+    """Connects the worker of this rank, and the scheduler on it, to gangs."""
 
     def __init__(
         self,
@@ -170,7 +160,7 @@ class RankService:
         await poll(lambda: self.is_idle)
         self._worker, self._closed_because = worker, ""
         worker.stream_handlers |= {START: self._start, STOP: self._stop}
-        worker.on_close = self._detach  # type: ignore[attr-defined]  # see `_dask.rank_worker`
+        worker.on_close = self._detach  # type: ignore[attr-defined]  # see `_dask.worker_class`
 
     def _detach(self) -> None:
         # The scheduler can't reach the executions of a worker that closes.

@@ -12,25 +12,16 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Request:
-    """The ranks that a gang asks for.
-
-    Attributes
-    ----------
-    gang : str
-    size : int
-        The number of ranks.
-    ranks : tuple of int, optional
-        Which ranks, in the order of the gang's communicator; default: any.
-    preferred : mapping of int to int
-        Where any rank will do: the rank that holds the data of a task, by the task's index.
-    unfit : set of int
-        The ranks whose workers lack the resources that the gang asks for.
-    """
+    """The ranks that a gang asks for."""
 
     gang: str
+    #: The number of ranks.
     size: int
+    #: In the order of the gang's communicator; None: any.
     ranks: tuple[int, ...] | None = None
+    #: Where any rank will do: the rank that holds the data of a task, by the task's index.
     preferred: Mapping[int, int] = field(default_factory=dict)
+    #: The ranks whose workers lack the resources that the gang asks for.
     unfit: Set[int] = frozenset()
 
 
@@ -39,14 +30,8 @@ def startable(
 ) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Yield the gangs that may start now, each with its ranks in the order of its tasks.
 
-    Parameters
-    ----------
-    requests : iterable of Request
-        Those of the gangs that are ready, first come first.
-    up : collection of int
-        The ranks whose workers run.
-    busy : collection of int
-        The ranks that are in a gang.
+    The requests are those of the gangs that are ready, first come first. The workers of the ranks
+    `up` run; those that are `busy` are in a gang.
     """
     taken = set(busy)
     for request in requests:
@@ -77,18 +62,10 @@ def _choose(request: Request, fit: set[int], taken: set[int]) -> tuple[int, ...]
 def shortage(
     size: int, wanted: Set[int], lost: Set[int], unfit: Set[int]
 ) -> tuple[Set[int], Set[int]]:
-    """Return the lost and the unfit ranks for which a gang can never start; none if it can.
+    """Return the ranks for which a gang can never start: those lost, and those unfit for it.
 
-    Parameters
-    ----------
-    size : int
-        The number of ranks that it needs.
-    wanted : set of int
-        The ranks that it may have.
-    lost : set of int
-        The ranks whose workers don't come back.
-    unfit : set of int
-        The ranks whose workers lack the resources that the gang asks for.
+    There are none if it can. It needs `size` of the ranks `wanted`; the workers of those `lost`
+    don't come back.
     """
     if len(wanted - lost - unfit) >= size:
         return frozenset(), frozenset()

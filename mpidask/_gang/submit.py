@@ -132,6 +132,7 @@ def submit_mpi(
     ...     print(client.gather(submit_mpi(total, 5, ranks=1)))
     [5]
     """
+    from dask.utils import funcname
     from distributed import get_client
 
     _check_function(func)
@@ -140,7 +141,7 @@ def submit_mpi(
     wanted = _wanted(ranks, _pieces([*args, *kwargs.values()]), available)
     size = wanted if isinstance(wanted, int) else len(wanted)
     # With its size: the same key for another number of ranks must be another gang.
-    name = f"{key}-{size}" if key else f"mpi-{_name(func)}-{uuid.uuid4().hex}"
+    name = f"{key}-{size}" if key else f"mpi-{funcname(func)}-{uuid.uuid4().hex}"
     keys = [(name, n) for n in range(size)]
     calls: list[list[Any]] = [
         [func] * size,
@@ -184,12 +185,6 @@ def _check_function(func: Any) -> None:
         raise TypeError(f"submit_mpi runs a function, not {func!r}")
     if inspect.iscoroutinefunction(func):
         raise TypeError("submit_mpi runs functions in threads: this one is async")
-
-
-def _name(func: Callable[..., Any]) -> str:
-    from dask.utils import funcname
-
-    return str(funcname(func))
 
 
 def _piece(argument: Any, index: int) -> Any:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from mpidask._compat.check import check_private_api
 from mpidask._compat.distributed import PORT_IN_USE, without_warnings
 from mpidask._dask import dashboard, scheduler_file
+from mpidask._dask import scheduler as schedulers
+from mpidask._dask import worker as workers
 from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._dask.log_level import at_log_level
-from mpidask._dask.scheduler import arrange_pages, make_security
-from mpidask._dask.server_options import local_cluster_arguments
+from mpidask._dask.security import make_security
 from mpidask._dask.spawn import shield_children
 from mpidask._gang import protocol
 from mpidask._lifecycle import single_use
@@ -42,13 +43,14 @@ def local_cluster(options: Options, interrupt: Interrupt) -> Iterator[Connection
         shield_children()
         security = make_security(options.security)
         prefix = dashboard.choose_prefix(options)
-        arguments = local_cluster_arguments(options, security, prefix)
+        arguments = schedulers.local_arguments(options, security, prefix)
+        arguments |= workers.local_arguments(options, prefix)
         with at_log_level(options.log_level), _started(arguments) as cluster:
             assert cluster.scheduler is not None
             cluster.sync(_arrange_pages, options, cluster.scheduler, prefix)
             found = _describe(options, cluster, prefix)
-            workers = f"{len(cluster.workers)} workers on this machine"
-            parts = ["no MPI job", workers, f"scheduler {found.address}"]
+            number = f"{len(cluster.workers)} workers on this machine"
+            parts = ["no MPI job", number, f"scheduler {found.address}"]
             logger.info(", ".join([*parts, *found.describe_dashboard()]))
             protocol.remember(found.address, protocol.NO_MPI_JOB)
             file = scheduler_file.written(options.scheduler_file, cluster.scheduler, found)
@@ -78,7 +80,7 @@ def _started(arguments: dict[str, Any]) -> Iterator[LocalCluster]:
 
 
 async def _arrange_pages(options: Options, scheduler: Scheduler, prefix: str) -> None:
-    arrange_pages(options, scheduler, prefix)
+    schedulers.arrange_pages(options, scheduler, prefix)
 
 
 def _describe(options: Options, cluster: LocalCluster, prefix: str) -> ConnectionInfo:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from mpidask._compat.distributed import cpu_quota
 from mpidask._dask.log_level import at_log_level
-from mpidask._dask.server_options import uses_nanny
 from mpidask._dask.spawn import shield_children
+from mpidask._dask.worker_class import uses_nanny
 from mpidask._gang.rank import RankService
 from mpidask._lifecycle.liveness import LivenessGuard
 from mpidask._lifecycle.messages import (

@@ -15,17 +15,17 @@ from mpidask._dask import dashboard, scheduler_file
 from mpidask._dask import worker as workers
 from mpidask._dask.client import close_clients_of_tasks, found_by_clients
 from mpidask._dask.memory import watch_memory
-from mpidask._dask.rank_worker import TASK_EXIT, status_of
 from mpidask._dask.scheduler import (
     call_before_close,
     connection_info,
     ended_idle,
     enough_files,
-    make_security,
     start_scheduler,
     warn_of_nanny_plugins,
 )
 from mpidask._dask.scheduler_file import find_cluster
+from mpidask._dask.security import make_security
+from mpidask._dask.worker_class import TASK_EXIT, status_of
 from mpidask._errors import SchedulerFileError
 from mpidask._lifecycle.messages import (
     ConnectionInfo,

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from mpidask._dask.server_options import has_workers_in_ranks
+from mpidask._dask.worker_class import has_workers_in_ranks
 from mpidask._errors import StartupError
 from mpidask._lifecycle.messages import (
     ConnectionInfo,

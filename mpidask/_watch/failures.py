@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from distributed import SchedulerPlugin
 from mpidask._compat.distributed import FIRE_AND_FORGET, on_client_desires
 from mpidask._log import logger
 from mpidask._text import printable
-from mpidask._watch.task_counts import Places, broadcast_bytes
+from mpidask._watch.task_counts import broadcast_bytes, place_of
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -24,20 +24,12 @@ _LENGTH = 200
 
 @dataclass
 class Failure:
-    """Failures of one kind: exceptions of one type in tasks of one function.
+    """Failures of one kind: exceptions of one type in tasks of one function."""
 
-    Attributes
-    ----------
-    task, exception_type : str
-        The function, as Dask's dashboard shows it, and the exception.
-    key, exception, place : str
-        Of the first of them.
-    count : int
-        How many there are.
-    """
-
+    #: The function, as Dask's dashboard shows it.
     task: str
     exception_type: str
+    #: Of the first failure, as the next two.
     key: str
     exception: str
     place: str
@@ -61,7 +53,7 @@ class Failures(SchedulerPlugin):
 
     name = "mpidask-failures"
 
-    def __init__(self, scheduler: Scheduler, places: Places) -> None:
+    def __init__(self, scheduler: Scheduler, places: Mapping[str, str]) -> None:
         self._scheduler = scheduler
         self._places = places
         self._kinds: dict[tuple[str, str], Failure] = {}
@@ -99,7 +91,8 @@ class Failures(SchedulerPlugin):
         kind = _kind_of(cause)
         self._explain(cause)
         if kind not in self._kinds and len(self._kinds) < _KINDS:
-            self._kinds[kind] = self._failure(kind, cause)
+            first = str(cause.key), _text_of(cause), self._place_of(cause)
+            self._kinds[kind] = Failure(*kind, *first)
         if cause is task and kind in self._kinds:
             self._kinds[kind].count += 1
         self._log_if_unattended(task)
@@ -120,13 +113,10 @@ class Failures(SchedulerPlugin):
             self._unattended.discard(task.key)
             self._log(_kind_of(task.exception_blame or task))
 
-    def _failure(self, kind: tuple[str, str], cause: Any) -> Failure:
-        return Failure(*kind, str(cause.key), _text_of(cause), self._place_of(cause))
-
     def _place_of(self, cause: Any) -> str:
         for address in cause.erred_on or ():
             worker = self._scheduler.workers.get(address)
-            return self._places(worker) if worker is not None else str(address)
+            return place_of(worker, self._places) if worker is not None else str(address)
         return ""
 
     def _log(self, kind: tuple[str, str]) -> None:

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 from mpidask._dask.scheduler import call_before_close
 from mpidask._log import logger
 from mpidask._threads import start_daemon_thread, to_daemon_thread
-from mpidask._watch import summary as summaries
 from mpidask._watch.failures import Failures
 from mpidask._watch.progress import Progress
-from mpidask._watch.summary import Summary
-from mpidask._watch.task_counts import Places, TaskCounts
+from mpidask._watch.summary import Summary, summary_file
+from mpidask._watch.task_counts import TaskCounts
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -32,44 +31,27 @@ async def start_monitor(
 ) -> Monitor | None:
     """Watch failures and, if the options ask for them, progress and summary.
 
-    Parameters
-    ----------
-    options : Options
-    scheduler : distributed.Scheduler
-    places : mapping of str to str
-        Where the ranks are, by the names of their workers.
-
-    Raises
-    ------
-    MPIDaskError
-        If the summary can't be written.
+    The mapping has the places of ranks by the names of their workers. Raise `MPIDaskError` if the
+    summary can't be written.
     """
     if options.summary is not None:
-        await to_daemon_thread(summaries.file(options.summary).prepare)
-    known = Places(places)
-    failures = Failures(scheduler, known)
+        await to_daemon_thread(summary_file(options.summary).prepare)
+    failures = Failures(scheduler, places)
     scheduler.add_plugin(failures)
     if options.progress is None and options.summary is None:
         return None
-    return Monitor(options, scheduler, known, failures)
+    return Monitor(options, scheduler, places, failures)
 
 
 class Monitor:
-    """Logs progress, and writes the summary, as the options ask.
-
-    It lives in the event loop of the scheduler.
-
-    Parameters
-    ----------
-    options : Options
-    scheduler : distributed.Scheduler
-    places : Places
-    failures : Failures
-        For the summary.
-    """
+    """Logs progress, and writes the summary, in the event loop of the scheduler."""
 
     def __init__(
-        self, options: Options, scheduler: Scheduler, places: Places, failures: Failures
+        self,
+        options: Options,
+        scheduler: Scheduler,
+        places: Mapping[str, str],
+        failures: Failures,
     ) -> None:
         counts = TaskCounts(scheduler)
         scheduler.add_plugin(counts)
@@ -81,7 +63,7 @@ class Monitor:
         self._tasks: list[asyncio.Task[None]] = []
         self._summary: Summary | None = None
         if options.summary is not None:
-            self._file = summaries.file(options.summary)
+            self._file = summary_file(options.summary)
             self._summary = Summary(scheduler, counts, places, failures)
             self._tasks.append(asyncio.create_task(self._keep_summary(self._summary)))
         if options.progress is not None:

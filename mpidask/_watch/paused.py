@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from mpidask._dask.memory import METRICS
@@ -52,11 +51,9 @@ class PauseWatch:
         self._looks = {address: self._looks.get(address, 0) + 1 for address in paused}
         self._named.intersection_update(paused)
         everywhere = len(paused) == len(workers)
-        if everywhere and min(self._looks.values(), default=0) >= _LOOKS_IF_ALL:
-            news = [address for address in paused if address not in self._named]
-        else:
-            long = [address for address, looks in self._looks.items() if looks >= _LOOKS]
-            news = [address for address in long if address not in self._named]
+        all_stay = everywhere and min(self._looks.values(), default=0) >= _LOOKS_IF_ALL
+        stay = [one for one in paused if all_stay or self._looks[one] >= _LOOKS]
+        news = [one for one in stay if one not in self._named]
         self._named.update(news)
         return _description([workers[one] for one in news], everywhere) if news else None
 
@@ -71,7 +68,7 @@ def _description(workers: list[Any], everywhere: bool) -> str:
         )
     named = workers[:_NAMED]
     contents = and_more([_contents(worker) for worker in named], len(workers))
-    advice = ". ".join(dict.fromkeys(line for one in named for line in _advice(one)))
+    advice = ". ".join(dict.fromkeys(map(_advice, named)))
     return f"{who}: {contents}. {advice}"
 
 
@@ -91,25 +88,24 @@ def _contents(worker: Any) -> str:
     return f"{worker.name} uses {format_bytes(memory.process)} of {limit} ({', '.join(parts)})"
 
 
-def _advice(worker: Any) -> Iterator[str]:
+def _advice(worker: Any) -> str:
     """Return advice about the largest part of a worker's memory."""
     memory, pause = worker.memory, _reported(worker).get("pause")
     if pause is not None and memory.process < _MUCH * worker.memory_limit:
-        yield (
+        return (
             f"Memory is not short: Dask's configuration there has {_PAUSE}: {pause}, the part of "
             "memory_limit from which a worker pauses (0.8 by default; false: never)"
         )
-    elif memory.managed > memory.unmanaged:
-        yield (
+    if memory.managed > memory.unmanaged:
+        return (
             "It helps to release results, to let workers write them to disk "
             "(distributed.worker.memory.target, .spill and .max-spill, and a disk with room at "
             "local_directory), or to give a worker more: fewer ranks on a node, or memory_limit"
         )
-    else:
-        yield (
-            "It helps to make smaller pieces, to have fewer threads in a worker (nthreads), or to "
-            "give a worker more: fewer ranks on a node, or memory_limit"
-        )
+    return (
+        "It helps to make smaller pieces, to have fewer threads in a worker (nthreads), or to "
+        "give a worker more: fewer ranks on a node, or memory_limit"
+    )
 
 
 def _reported(worker: Any) -> dict[str, Any]:

@@ -67,19 +67,9 @@ async def reported_async(client: Client, options: Options) -> AsyncIterator[None
 
 
 class PerformanceReport:
-    """Writes a report of the time since its start.
+    """Writes a report of the time since its start, for the last time within a timeout.
 
-    Parameters
-    ----------
-    path : str
-        The file.
-    timeout : float
-        Seconds that writing the last version may take.
-
-    Raises
-    ------
-    MPIDaskError
-        If the file can't be written.
+    Raises `MPIDaskError` if the file can't be written.
     """
 
     def __init__(self, path: str, timeout: float) -> None:
@@ -91,11 +81,7 @@ class PerformanceReport:
     async def start(self, client: Client, code: str) -> None:
         """Begin the time that the report covers, in the event loop of the client.
 
-        Parameters
-        ----------
-        client : distributed.Client
-        code : str
-            The program, which the report shows.
+        The code is that of the program, which the report shows.
         """
         from distributed import performance_report
 

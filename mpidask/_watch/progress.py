@@ -9,6 +9,7 @@ import shutil
 import sys
 import time
 from collections import deque
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from dask.utils import format_bytes
@@ -17,9 +18,9 @@ from mpidask._log import logger
 from mpidask._placement.limits import end_of_allocation
 from mpidask._text import and_more, duration, printable, rate
 from mpidask._watch.task_counts import (
-    Places,
     Running,
     TaskCounts,
+    place_of,
     running,
     usage,
 )
@@ -45,19 +46,14 @@ _SILENCE = 60
 
 
 class Progress:
-    """Logs the progress of the work at an interval.
-
-    Parameters
-    ----------
-    scheduler : distributed.Scheduler
-    counts : TaskCounts
-    interval : float
-        Seconds between two lines.
-    places : Places
-    """
+    """Logs the progress of the work at an interval, in seconds."""
 
     def __init__(
-        self, scheduler: Scheduler, counts: TaskCounts, interval: float, places: Places
+        self,
+        scheduler: Scheduler,
+        counts: TaskCounts,
+        interval: float,
+        places: Mapping[str, str],
     ) -> None:
         self._scheduler = scheduler
         self._counts = counts
@@ -158,7 +154,7 @@ class Progress:
         return f"no task has ended for {quiet}. Still running: {listed}"
 
     async def _describe(self, task: Running) -> str:
-        text = f"{printable(str(task.key))[:60]} on {self._places(task.worker)}"
+        text = f"{printable(str(task.key))[:60]} on {place_of(task.worker, self._places)}"
         silence = time.time() - task.worker.last_seen
         stack = "" if silence > _SILENCE else await self._stack(task)
         if not stack and (silence > _SILENCE or task.seconds is None):

@@ -8,6 +8,7 @@ import json
 import math
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from mpidask._dask.atomic_file import AtomicFile
 from mpidask._placement.limits import end_of_allocation
 from mpidask._text import and_more, duration
 from mpidask._watch.failures import Failures
-from mpidask._watch.task_counts import Places, TaskCounts, broadcast_bytes
+from mpidask._watch.task_counts import TaskCounts, broadcast_bytes, place_of
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -37,7 +38,7 @@ _HEADROOM = 1.2
 _NAMED = 3
 
 
-def file(path: str) -> AtomicFile:
+def summary_file(path: str) -> AtomicFile:
     """Return the file that a summary goes to."""
     return AtomicFile(path, "summary", _BEGINNING.match)
 
@@ -67,7 +68,11 @@ class Summary:
     """Samples the workers, and sums up what they did and used."""
 
     def __init__(
-        self, scheduler: Scheduler, counts: TaskCounts, places: Places, failures: Failures
+        self,
+        scheduler: Scheduler,
+        counts: TaskCounts,
+        places: Mapping[str, str],
+        failures: Failures,
     ) -> None:
         self._scheduler = scheduler
         self._failures = failures
@@ -95,7 +100,7 @@ class Summary:
 
     def _record(self, worker: Any) -> WorkerRecord:
         """Return the record of a worker that is new, or has replaced another."""
-        place = self._places(worker)
+        place = place_of(worker, self._places)
         new = WorkerRecord(place, worker.nthreads, worker.memory_limit or 0)
         record = self._of_address[worker.address] = self._workers.setdefault(place, new)
         return record

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,33 +20,26 @@ _PENDING = frozenset({"waiting", "no-worker", "queued", "processing"})
 
 
 class TaskCounts(SchedulerPlugin):
-    """Counts tasks as they change their state.
-
-    Attributes
-    ----------
-    done, erred : int
-        Tasks that have ended: with a result, or because they or their dependencies raised.
-    retried : int
-        How often a task was sent to a worker again.
-    pending : int
-        Tasks that wait or run.
-    dropped : int
-        Tasks that were forgotten before they had ended, as no client wanted them any more.
-    first_ended : float or None
-        When the first task ended, by `time.monotonic`.
-    busy_seconds : float
-        How long the tasks that have ended ran, all together.
-    """
+    """Counts tasks as they change their state."""
 
     name = "mpidask-task-counts"
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._tasks = scheduler.tasks
-        self.done = self.erred = self.retried = self.pending = self.dropped = 0
+        #: Tasks that have ended: with a result, or because they or their dependencies raised.
+        self.done = self.erred = 0
+        #: How often a task was sent to a worker again.
+        self.retried = 0
+        #: Tasks that wait or run.
+        self.pending = 0
+        #: Tasks that were forgotten before they had ended, as no client wanted them any more.
+        self.dropped = 0
+        #: When the first task ended, by `time.monotonic`.
+        self.first_ended: float | None = None
+        #: How long the tasks that have ended ran, all together.
+        self.busy_seconds = 0.0
         self._released: dict[Any, str] = {}  # by key, from which state; most for a moment only
         self._again: set[Any] = set()  # keys of tasks that wait to be sent again
-        self.first_ended: float | None = None
-        self.busy_seconds = 0.0
 
     @property
     def ended(self) -> int:
@@ -89,35 +83,33 @@ class TaskCounts(SchedulerPlugin):
             self._again.add(key)
 
 
-@dataclass
+@dataclass(frozen=True)
 class Usage:
     """How busy the workers are, and the memory they use, in bytes; a limit of 0 is none.
 
     Of the memory, `broadcast` is that of values that nodes hold for all of their ranks.
     """
 
-    workers: int = 0
-    busy: int = 0
-    memory: int = 0
-    memory_limit: int = 0
-    spilled: int = 0
-    broadcast: int = 0
+    workers: int
+    busy: int
+    memory: int
+    memory_limit: int
+    spilled: int
+    broadcast: int
 
 
 def usage(scheduler: Scheduler) -> Usage:
     """Add up what the workers reported in their last heartbeats."""
-    workers, shared = len(scheduler.workers), broadcast_bytes(scheduler)
-    total, unlimited = Usage(workers=workers, broadcast=shared), False
-    for worker in scheduler.workers.values():
-        metrics = worker.metrics
-        total.busy += bool(worker.processing)
-        total.memory += metrics.get("memory", 0)
-        total.spilled += spilled_bytes(metrics)
-        total.memory_limit += worker.memory_limit or 0
-        unlimited |= not worker.memory_limit
-    if unlimited:
-        total.memory_limit = 0
-    return total
+    workers = scheduler.workers.values()
+    limits = [worker.memory_limit or 0 for worker in workers]
+    return Usage(
+        workers=len(workers),
+        busy=sum(bool(worker.processing) for worker in workers),
+        memory=sum(worker.metrics.get("memory", 0) for worker in workers),
+        memory_limit=sum(limits) if all(limits) else 0,
+        spilled=sum(spilled_bytes(worker.metrics) for worker in workers),
+        broadcast=broadcast_bytes(scheduler),
+    )
 
 
 def broadcast_bytes(scheduler: Scheduler) -> int:
@@ -151,21 +143,8 @@ def running(scheduler: Scheduler) -> list[Running]:
     return sorted(found, key=lambda task: -(task.seconds or 0))
 
 
-class Places:
-    """Maps a worker to its rank and host, if it is one of this job's.
-
-    Parameters
-    ----------
-    ranks : mapping of str to str
-        The places by the names of their first workers.
-    """
-
-    def __init__(self, ranks: Any) -> None:
-        self._ranks = ranks
-
-    def __call__(self, worker: Any) -> str:
-        """Return the place of a worker, given its state in the scheduler."""
-        name = str(worker.name)
-        first = name.rpartition("-")[0]  # a worker that replaced another has one more number
-        known = self._ranks.get(name) or self._ranks.get(first)
-        return str(known) if known else f"worker {name} on {worker.host}"
+def place_of(worker: Any, places: Mapping[str, str]) -> str:
+    """Return the rank and host of a worker, given the places of ranks by their first workers."""
+    name = str(worker.name)
+    first = name.rpartition("-")[0]  # a worker that replaced another has one more number
+    return places.get(name) or places.get(first) or f"worker {name} on {worker.host}"

@@ -31,7 +31,7 @@ from mpidask._watch.failures import Failures
 from mpidask._watch.monitor import Monitor
 from mpidask._watch.progress import Progress
 from mpidask._watch.summary import Summary
-from mpidask._watch.task_counts import Places, TaskCounts
+from mpidask._watch.task_counts import TaskCounts
 
 logging.getLogger("distributed").setLevel(logging.ERROR)
 QUIET = {"dashboard": False, "dashboard_address": "127.0.0.1:0"}
@@ -134,7 +134,7 @@ def state(workers: int) -> None:
     """Time what is done once an interval."""
     scheduler = simulated(workers)
     tally = TaskCounts(scheduler)
-    places = Places({f"mpidask-{n}": f"rank {n} on node{n // 64}" for n in range(workers)})
+    places = {f"mpidask-{n}": f"rank {n} on node{n // 64}" for n in range(workers)}
     tally.pending = 10**6
     progress = Progress(scheduler, tally, 300, places)
     summary = Summary(scheduler, tally, places, Failures(scheduler, places))
@@ -145,7 +145,7 @@ def state(workers: int) -> None:
 
 
 def monitored(options: Options, scheduler: Scheduler) -> Monitor:
-    places = Places({})
+    places = {}
     return Monitor(options, scheduler, places, Failures(scheduler, places))
 
 

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from typing import Any
 from unittest import mock
 
-from mpidask._dask.scheduler import make_security
+from mpidask._dask.security import make_security
 from mpidask._lifecycle import leader as leaders
 from mpidask._lifecycle import messages as m
 from mpidask._lifecycle.roles import assign_roles

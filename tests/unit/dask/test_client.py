@@ -6,10 +6,10 @@ import logging
 
 import dask
 import pytest
-from distributed import Security
+from distributed import Client, LocalCluster, Security
 from distributed.utils import import_term
 
-from mpidask._dask.client import found_by_clients
+from mpidask._dask.client import connected, found_by_clients
 from mpidask._dask.connection_info import ConnectionInfo
 
 ADDRESS = "tls://127.0.0.1:1"
@@ -57,3 +57,12 @@ def test_clients_go_to_workers_directly_unless_configured_otherwise(own, expecte
             assert dask.config.get(key) is expected
         with found_by_clients(ConnectionInfo("tcp://127.0.0.1:1")):
             assert dask.config.get(key) is own
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_clients_that_the_program_forgot_are_closed(default):
+    arguments = {"processes": False, "dashboard_address": None, "host": "127.0.0.1"}
+    with LocalCluster(1, protocol="tcp", **arguments) as cluster:
+        with connected(ConnectionInfo(cluster.scheduler_address), direct=False):
+            forgotten = Client(cluster.scheduler_address, set_as_default=default)
+        assert forgotten.status == "closed"

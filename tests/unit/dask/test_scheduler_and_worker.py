@@ -16,6 +16,7 @@ import pytest
 
 from mpidask._dask import scheduler as schedulers
 from mpidask._dask import worker as workers
+from mpidask._dask.security import make_security
 from mpidask._options import Options
 from mpidask._placement.resources import WorkerSettings
 
@@ -158,7 +159,7 @@ def test_workers_are_made_to_order():
                 len(scheduler.workers),
             )
 
-    from mpidask._dask.server_options import memory_limit
+    from mpidask._dask.memory import memory_limit
 
     first, memory, again, name, count = run(test)
     assert first == ("job-2", 3, {"GPU": 1})
@@ -212,13 +213,13 @@ def test_worker_class():
 def test_security():
     from distributed import Security
 
-    assert schedulers.make_security(False) is None
+    assert make_security(False) is None
     mine = Security()
-    assert schedulers.make_security(mine) is mine
-    made = schedulers.make_security(True)
+    assert make_security(mine) is mine
+    made = make_security(True)
     assert made.require_encryption
     assert "PRIVATE KEY" in made.tls_worker_key
-    assert schedulers.make_security(True).tls_worker_key != made.tls_worker_key
+    assert make_security(True).tls_worker_key != made.tls_worker_key
 
 
 def test_scheduler_options_come_last():

@@ -104,7 +104,7 @@ def test_workers_of_another_job_s_cluster_close_their_pages():
     from distributed import Security
 
     from mpidask._dask.connection_info import ConnectionInfo
-    from mpidask._dask.server_options import worker_http_prefix
+    from mpidask._dask.worker import worker_http_prefix
 
     secured = ConnectionInfo("tls://127.0.0.1:1", Security())
     assert len(worker_http_prefix(options(), secured)) > 20

@@ -25,7 +25,7 @@ def local():
 
 
 def test_a_task_gets_the_array_itself(local):
-    assert local_array.get("u", 0) is local.array
+    assert local_array.get(None, "u", 0) is local.array
     assert local_array.describe("u").shape == (4,)
     assert (local_array.describe("u").rank, local_array.describe("u").dtype) == (3, float)
 
@@ -34,7 +34,7 @@ def test_a_block_is_held_itself(local):
     block = np.ones(3)
     local_array.replace("u", block)
     assert local.array is block
-    assert local_array.get("u", 1) is block
+    assert local_array.get(None, "u", 1) is block
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_columns_first_is_fine_for_mpi(local):
 def test_what_was_held_before_is_not_computed_again(local):
     local_array.replace("u", np.ones(3))
     with pytest.raises(MPIDaskError, match=r"rank 3 .* to_dask\(\)"):
-        local_array.get("u", 0)
+        local_array.get(None, "u", 0)
 
 
 def test_a_program_that_drops_its_handle_holds_nothing():
@@ -68,7 +68,7 @@ def test_a_program_that_drops_its_handle_holds_nothing():
     gc.collect()
     assert array() is None and local_array.describe("v") is None
     with pytest.raises(MPIDaskError, match="has dropped its handle"):
-        local_array.get("v", 0)
+        local_array.get(None, "v", 0)
 
 
 @pytest.mark.parametrize("array", [None, np.empty((0, 3))], ids=["None", "empty"])

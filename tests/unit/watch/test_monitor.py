@@ -23,7 +23,7 @@ from mpidask._watch.failures import Failures
 from mpidask._watch.monitor import Monitor, start_monitor
 from mpidask._watch.progress import Progress
 from mpidask._watch.summary import Summary
-from mpidask._watch.task_counts import Places, TaskCounts, usage
+from mpidask._watch.task_counts import TaskCounts, place_of, usage
 
 LIMIT = 60
 
@@ -51,7 +51,7 @@ async def cluster(workers=1, **arguments):
 
 
 def watched(server, places=None):
-    failures = Failures(server, places or Places({}))
+    failures = Failures(server, places or {})
     server.add_plugin(failures)
     return failures
 
@@ -202,7 +202,7 @@ def nap(seconds):
 def test_lines_at_an_interval_while_there_is_work(said):
     async def test():
         async with cluster() as (server, tally, client):
-            progress = Progress(server, tally, 0.2, Places({}))
+            progress = Progress(server, tally, 0.2, {})
             telling = asyncio.create_task(progress.run())
             await asyncio.sleep(1)
             assert said() == []  # nothing to do, nothing to say
@@ -234,7 +234,7 @@ def test_the_time_left_is_compared_with_the_allocation(monkeypatch, rest, said_o
     monkeypatch.setenv("MPIDASK_JOB_END_TIME", str(round(time.time() + rest)))
     scheduler = SimpleNamespace(workers={}, tasks={}, plugins={})
     tally = TaskCounts(scheduler)
-    progress = Progress(scheduler, tally, 10, Places({}))
+    progress = Progress(scheduler, tally, 10, {})
     progress._past[0] = (time.monotonic() - 10, 0, 0)
     tally.done, tally.pending = 25, 1500
     line = progress.line()
@@ -245,7 +245,7 @@ def test_the_time_left_is_compared_with_the_allocation(monkeypatch, rest, said_o
 
 def test_a_stall_is_told_once_with_rank_and_stack(said):
     async def test():
-        places = Places({"mpidask-2": "rank 2 on node1"})
+        places = {"mpidask-2": "rank 2 on node1"}
         async with cluster() as (server, tally, client):
             telling = asyncio.create_task(Progress(server, tally, 0.2, places).run())
             stalls = lambda: [line for line in said() if "no task has ended" in line]  # noqa: E731
@@ -273,7 +273,7 @@ def test_a_stall_is_told_once_with_rank_and_stack(said):
 def test_a_stall_after_one_that_was_cancelled_is_told(said):
     async def test():
         async with cluster(nthreads=2) as (server, tally, client):
-            telling = asyncio.create_task(Progress(server, tally, 0.2, Places({})).run())
+            telling = asyncio.create_task(Progress(server, tally, 0.2, {}).run())
             stalls = lambda: [line for line in said() if "no task has ended" in line]  # noqa: E731
             first = client.submit(hold, "cancelled", key="first")
             await until(stalls)
@@ -309,15 +309,15 @@ def test_workers_still_tell_what_they_execute():
 
 
 def test_places():
-    places = Places({"mpidask-2": "rank 2 on node1"})
+    places = {"mpidask-2": "rank 2 on node1"}
     worker = SimpleNamespace(name="mpidask-2", host="10.0.0.1")
-    assert places(worker) == "rank 2 on node1"
+    assert place_of(worker, places) == "rank 2 on node1"
     worker.name = "mpidask-2-1"  # it replaced the first
-    assert places(worker) == "rank 2 on node1"
+    assert place_of(worker, places) == "rank 2 on node1"
     worker.name = "mpidask-0ab1-2"
-    assert places(worker) == "worker mpidask-0ab1-2 on 10.0.0.1"
+    assert place_of(worker, places) == "worker mpidask-0ab1-2 on 10.0.0.1"
     worker.name = 0
-    assert places(worker) == "worker 0 on 10.0.0.1"
+    assert place_of(worker, places) == "worker 0 on 10.0.0.1"
 
 
 def test_usage_adds_up():
@@ -341,7 +341,7 @@ def test_usage_adds_up():
 
 def test_the_summary_adds_up():
     async def test():
-        places = Places({"mpidask-2": "rank 2 on node1", "mpidask-3": "rank 3 on node2"})
+        places = {"mpidask-2": "rank 2 on node1", "mpidask-3": "rank 3 on node2"}
         async with cluster(workers=2) as (server, tally, client):
             began = time.monotonic()
             summary = Summary(server, tally, places, watched(server, places))
@@ -384,7 +384,7 @@ def test_the_summary_adds_up():
 def test_bytes_moved_are_not_known_without_a_memory_limit():
     async def test():
         async with cluster(memory_limit=0) as (server, tally, _):
-            summary = Summary(server, tally, Places({}), watched(server))
+            summary = Summary(server, tally, {}, watched(server))
             summary.sample()
             return summary
 
@@ -396,7 +396,7 @@ def test_bytes_moved_are_not_known_without_a_memory_limit():
 def test_a_few_looks_tell_nothing_of_idle_workers():
     async def test():
         async with cluster() as (server, tally, _):
-            summary = Summary(server, tally, Places({}), watched(server))
+            summary = Summary(server, tally, {}, watched(server))
             for number in range(20):
                 summary.sample()
                 idle = summary.content()["advice"]["idle_workers"]
@@ -409,7 +409,7 @@ def test_spilled_bytes_are_counted(tmp_path):
     async def test():
         arguments = {"memory_limit": "1 TiB", "local_directory": str(tmp_path)}
         async with cluster(**arguments) as (server, tally, client):
-            summary = Summary(server, tally, Places({}), watched(server))
+            summary = Summary(server, tally, {}, watched(server))
             kept = client.map(lambda n: bytes(100_000) + bytes([n]), range(5))
             await wait(kept)
             await until(lambda: summary.content()["bytes_spilled"] > 0)
@@ -443,7 +443,7 @@ def test_failures_that_nobody_would_hear_of_are_told(said):
     """One line for the first of each kind, the others counted; by those that raised."""
 
     async def test():
-        places = Places({"mpidask-2": "rank 2 on node1"})
+        places = {"mpidask-2": "rank 2 on node1"}
         async with cluster() as (server, tally, client):
             failures = watched(server, places)
             told = [await forgotten(client, tally, raise_, 1)]
@@ -488,7 +488,7 @@ def test_a_task_that_failed_before_it_was_to_be_forgotten(said):
 def test_failures_that_a_client_hears_of_are_for_the_summary(said):
     async def test():
         async with cluster() as (server, tally, client):
-            summary = Summary(server, tally, Places({}), watched(server))
+            summary = Summary(server, tally, {}, watched(server))
             tasks = client.map(raise_, range(3)) + [client.submit(str, client.submit(raise_, 9))]
             await wait(tasks)
             await server.close()
@@ -530,7 +530,7 @@ def test_a_summary_of_nothing():
         cumulative_worker_metrics={},
         stream_handlers={"client-desires-keys": None},
     )
-    summary = Summary(scheduler, TaskCounts(scheduler), Places({}), Failures(scheduler, Places({})))
+    summary = Summary(scheduler, TaskCounts(scheduler), {}, Failures(scheduler, {}))
     summary.sample()
     content = json.loads(summary.text())
     assert (content["finished"], content["status"]) == (False, None)
@@ -570,7 +570,7 @@ def test_a_file_system_that_hangs_does_not_hold_the_scheduler(tmp_path, said, mo
         async with cluster() as (server, *_):
             server.remove_plugin(TaskCounts.name)
             options = Options.resolve({"summary": tmp_path / "job.json", "shutdown_timeout": 1})
-            await Monitor(options, server, Places({}), watched(server)).finish(0)
+            await Monitor(options, server, {}, watched(server)).finish(0)
 
     run(test)
     hang.set()

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from mpidask._gang import scheduler_plugin
-from mpidask._gang.scheduler_plugin import Assignment, Run
+from mpidask._gang import gangs
+from mpidask._gang.gangs import Assignment, Run
 
 
 @pytest.fixture(autouse=True)
 def no_ulfm(monkeypatch):
-    monkeypatch.setattr(scheduler_plugin, "can_be_revoked", lambda: False)
+    monkeypatch.setattr(gangs, "can_be_revoked", lambda: False)
 
 
 @pytest.fixture
