@@ -9,22 +9,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from mpidask._dask.client import give_up_reconnecting
+from mpidask._lifecycle import messages
 from mpidask._lifecycle.liveness import LivenessClient
 from mpidask._lifecycle.member import REPORT_GRACE, SELDOM, SELDOM_JOINED, SOON
-from mpidask._lifecycle.messages import (
-    ConnectionInfo,
-    Done,
-    End,
-    Failed,
-    Finished,
-    LeaderSought,
-    LeaderThere,
-    Running,
-    SchedulerClosed,
-    SignalHeard,
-    Signalled,
-    WorkerStarted,
-)
 from mpidask._lifecycle.roles import Roles
 from mpidask._lifecycle.startup import Startup
 from mpidask._log import logger
@@ -45,21 +32,7 @@ class Leader:
         run     in the background: late workers, failures, signals, the end of the scheduler
         end     until every rank is Done, or is given up after `shutdown_timeout`
 
-    Parameters
-    ----------
-    comm : Communicator
-    roles : Roles
-    options : Options
-    on_signal : callable
-        Called with the number of the first signal that another rank received.
-
-    Attributes
-    ----------
-    broken : bool
-        Whether the cluster is lost, and the log says why.
-    over : asyncio.Future of int
-        The exit status, once the cluster has ended by itself: its scheduler was shut down, or
-        the last worker that this job had added to another cluster is gone.
+    `on_signal` is called with the number of the first signal that another rank received.
     """
 
     def __init__(
@@ -75,22 +48,19 @@ class Leader:
         self._running: asyncio.Task[None] | None = None
         self._liveness: LivenessClient | None = None
         self._watching: asyncio.Task[None] | None = None
+        self.place = self._startup.place
+        #: Whether the cluster is lost, and the log says why.
         self.broken = False
+        #: The exit status, once the cluster has ended by itself: its scheduler was shut down, or
+        #: the last worker that this job had added to another cluster is gone.
         self.over: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-
-    def place(self, rank: int) -> str:
-        """Name a rank and its host."""
-        return self._startup.place(rank)
 
     # -- Start. ----------------------------------------------------------------------
 
-    async def start(self, deadline: Deadline) -> ConnectionInfo | None:
+    async def start(self, deadline: Deadline) -> messages.ConnectionInfo | None:
         """Start the cluster, then keep listening in the background.
 
-        Raises
-        ------
-        StartupError
-            If a rank fails, or does not answer in time.
+        Raises `StartupError` if a rank fails, or does not answer in time.
         """
         notice = WaitNotice(
             lambda waited: f"starting for {waited} s: {self._startup.progress()}",
@@ -102,7 +72,7 @@ class Leader:
                 await asyncio.wait_for(self._start(), deadline.left)
         except asyncio.TimeoutError:
             raise self._startup.timed_out(deadline.timeout) from None
-        self._order_all(Running())
+        self._order_all(messages.Running())
         self._running = self._in_background(self._run())
         cluster = self._startup.cluster
         if cluster is not None:
@@ -116,7 +86,7 @@ class Leader:
         while not startup.complete:
             rank, message = await self._hear()
             startup.raise_if_hopeless()
-            if isinstance(message, Failed):
+            if isinstance(message, messages.Failed):
                 self._warn_of(rank, message)
             self._send(startup.orders(rank, message))
 
@@ -128,21 +98,23 @@ class Leader:
         joining = self._roles.scheduler is None
         while True:
             rank, message = await self._hear(longest=SELDOM_JOINED if joining else SELDOM)
-            if isinstance(message, (WorkerStarted, Failed, Finished)):
+            if isinstance(message, (messages.WorkerStarted, messages.Failed, messages.Finished)):
                 awaited.discard(rank)
             match message:
-                case Failed(final=True) | Finished("worker"):
+                case messages.Failed(final=True) | messages.Finished("worker"):
                     working.discard(rank)
-                case Finished("scheduler"):
+                case messages.Finished("scheduler"):
                     self._is_over(0)
-                    self._order_all(SchedulerClosed())
-                case WorkerStarted() if joining and not awaited:
+                    self._order_all(messages.SchedulerClosed())
+                case messages.WorkerStarted() if joining and not awaited:
                     logger.info(startup.summary())
             self._send(startup.orders(rank, message))  # for workers that are late
             if joining and not working:
                 self._is_over(1 if startup.failures else 0)
 
-    async def _watch_scheduler(self, liveness: LivenessClient, cluster: ConnectionInfo) -> None:
+    async def _watch_scheduler(
+        self, liveness: LivenessClient, cluster: messages.ConnectionInfo
+    ) -> None:
         if not await liveness.wait_for_death(lambda: asyncio.shield(self.over)):
             give_up_reconnecting(cluster)
         else:
@@ -173,7 +145,7 @@ class Leader:
 
     # -- End. ------------------------------------------------------------------------
 
-    async def end(self, order: End) -> None:
+    async def end(self, order: messages.End) -> None:
         """Order every rank to stop, and wait until all have.
 
         Ranks that don't are named, and the job is aborted with the status of `order`: when this
@@ -202,14 +174,14 @@ class Leader:
                 "does not let Python run",
             )
 
-    async def _end(self, order: End, busy: set[int]) -> None:
+    async def _end(self, order: messages.End, busy: set[int]) -> None:
         while busy:
             rank, message = await self._hear()
-            if isinstance(message, Done):
+            if isinstance(message, messages.Done):
                 busy.discard(rank)
                 self._report_what_is_left(order, self.place(rank), message)
 
-    def _report_what_is_left(self, order: End, place: str, done: Done) -> None:
+    def _report_what_is_left(self, order: messages.End, place: str, done: messages.Done) -> None:
         if done.transfers_stuck:
             end_job(order, f"transfers by MPI on {place} do not end")
         if done.gangs_stuck:
@@ -227,17 +199,17 @@ class Leader:
     async def _hear(self, longest: float = SOON) -> tuple[int, object]:
         rank, message = await self._comm.receive(TO_LEADER, longest=longest)
         self._startup.hear(rank, message)
-        if isinstance(message, Failed) and self._running is not None:
+        if isinstance(message, messages.Failed) and self._running is not None:
             self._warn_of(rank, message)  # even if it arrives only after the order to end
         match message:
-            case Signalled(signum):
-                self._send([(rank, SignalHeard())])
+            case messages.Signalled(signum):
+                self._send([(rank, messages.SignalHeard())])
                 self._act_on_first_signal(rank, signum)
-            case LeaderSought():
-                self._send([(rank, LeaderThere())])
+            case messages.LeaderSought():
+                self._send([(rank, messages.LeaderThere())])
         return rank, message
 
-    def _warn_of(self, rank: int, failed: Failed) -> None:
+    def _warn_of(self, rank: int, failed: messages.Failed) -> None:
         if failed.cause in self._warned_of:
             return  # ranks often fail in the same way
         self._warned_of.add(failed.cause)
@@ -260,7 +232,7 @@ class Leader:
             self._comm.send(rank, TO_MEMBER, order)
 
 
-def end_job(order: End, reason: str) -> None:
+def end_job(order: messages.End, reason: str) -> None:
     """Abort the job of a cluster that does not end as ordered."""
     # A program that goes on would use MPI, and wait for dead ranks.
     goes_on = not order.leave and order.status == 0

@@ -44,13 +44,8 @@ _INTERVAL = 30
 class LivenessServer:
     """The scheduler's end of these connections.
 
-    Parameters
-    ----------
-    scheduler : distributed.Scheduler
-    on_wake : callable
-        Called when another rank has sent something.
-    on_disconnect : callable
-        Called when the process at the other end of a connection is gone.
+    Calls `on_wake` when another rank has sent something, and `on_disconnect` when the process at
+    the other end of a connection is gone.
     """
 
     def __init__(
@@ -82,14 +77,7 @@ class LivenessServer:
 
 
 class LivenessClient:
-    """The end of a rank that watches the scheduler.
-
-    Parameters
-    ----------
-    cluster : ConnectionInfo
-    on_wake : callable
-        Called when another rank has sent something.
-    """
+    """The end of a rank that watches the scheduler."""
 
     def __init__(self, cluster: ConnectionInfo, on_wake: Callable[[], object]) -> None:
         self._cluster = cluster
@@ -113,12 +101,8 @@ class LivenessClient:
     ) -> bool:
         """Wait until the scheduler is gone, and return whether its process has died.
 
-        Parameters
-        ----------
-        closed : callable
-            Wait until the scheduler's rank has reported that it was shut down.
-        grace : float, optional
-            Seconds that this report may come late.
+        It was shut down instead if `closed`, which waits for its rank to report that, returns
+        within `grace` seconds.
         """
         await self.run()
         self._on_wake()
@@ -233,12 +217,7 @@ class LivenessGuard:
     async def watch_leader(self, has_scheduler: Callable[[], bool], timeout: float) -> None:
         """End the job, on a worker's rank, once both scheduler and leader are dead.
 
-        Parameters
-        ----------
-        has_scheduler : callable
-            Whether the worker is connected to the scheduler.
-        timeout : float
-            Seconds that the leader has to answer, while user code may hold up its event loop.
+        The leader has `timeout` seconds to answer, as user code may hold up its event loop.
         """
         timeout += job_exit.STAGGER * min(self._comm.rank, job_exit.STAGGERED)
         # The scheduler of another job may come back.

@@ -14,27 +14,8 @@ from mpidask._dask.log_level import at_log_level
 from mpidask._dask.spawn import shield_children
 from mpidask._dask.worker_class import uses_nanny
 from mpidask._gang.rank import RankService
+from mpidask._lifecycle import messages
 from mpidask._lifecycle.liveness import LivenessGuard
-from mpidask._lifecycle.messages import (
-    ConnectionInfo,
-    Done,
-    End,
-    Failed,
-    Finished,
-    LeaderThere,
-    MeasureTransport,
-    RankReady,
-    Running,
-    SchedulerClosed,
-    SendByMPI,
-    SignalHeard,
-    Signalled,
-    StartScheduler,
-    StartTransport,
-    StartWorker,
-    TransportMeasured,
-    WorkerStarted,
-)
 from mpidask._lifecycle.roles import Roles
 from mpidask._lifecycle.servers import SchedulerRunner, WorkerSupervisor, root_cause
 from mpidask._log import empty_stdin
@@ -67,14 +48,7 @@ class Member:
 
     After `RankReady` it takes orders in any sequence: `StartScheduler`, `StartWorker`,
     `Running`, and finally, or at any time, `End`. What it starts runs in separate tasks.
-
-    Parameters
-    ----------
-    comm : Communicator
-    roles : Roles
-    options : Options
-    settings : contextlib.ExitStack
-        Collects the settings of the whole process, such as log levels; the caller closes it.
+    `settings` collects those of the whole process, such as log levels; the caller closes it.
     """
 
     def __init__(
@@ -85,7 +59,7 @@ class Member:
         self._options = options
         self._settings = settings
         self._hosts_server = comm.rank in {roles.scheduler, *roles.workers}
-        self._cluster: ConnectionInfo | None = None
+        self._cluster: messages.ConnectionInfo | None = None
         self._scheduler: SchedulerRunner | None = None
         self._worker: WorkerSupervisor | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -96,9 +70,9 @@ class Member:
         self._ending = False
         self._running = False
 
-    async def serve(self) -> End:
+    async def serve(self) -> messages.End:
         """Report, follow the leader's orders, and return the one that ended the cluster."""
-        self._report(RankReady(this_node(cpu_quota())))
+        self._report(messages.RankReady(this_node(cpu_quota())))
         grace = self._options.startup_timeout + self._options.shutdown_timeout + REPORT_GRACE
         self._starting = self._guard.end_job_after(grace, 1)
         self._set_up_process()
@@ -122,10 +96,10 @@ class Member:
 
     # -- Orders. ---------------------------------------------------------------------
 
-    async def _follow_orders(self) -> End:
+    async def _follow_orders(self) -> messages.End:
         while True:
             _, order = await self._comm.receive(TO_MEMBER, longest=self._longest_pause)
-            if isinstance(order, End):
+            if isinstance(order, messages.End):
                 self._ending = True
                 self._guard.stand_down()
                 return order
@@ -133,32 +107,32 @@ class Member:
 
     def _follow(self, order: object) -> None:
         match order:
-            case StartScheduler():
+            case messages.StartScheduler():
                 self._scheduler = SchedulerRunner(self._options, order, self._report)
                 running = self._scheduler.run(self._serve, before_close=self._scheduler_closes)
                 self._launch("scheduler", running)
-            case StartTransport():
+            case messages.StartTransport():
                 self._start_transport(order)
-            case MeasureTransport():
+            case messages.MeasureTransport():
                 self._launch("transport", self._measure(order))
-            case SendByMPI():
+            case messages.SendByMPI():
                 self._send_by_mpi()
-            case ConnectionInfo():
+            case messages.ConnectionInfo():
                 self._cluster = order
                 if watching := self._guard.watch(order):
                     self._launch("scheduler watch", watching)
-            case StartWorker():
+            case messages.StartWorker():
                 self._launch("worker", self._run_worker(order))
-            case Running():
+            case messages.Running():
                 self._starting.cancel()
                 self._running = True
                 for duty, work in self._scheduler.later_duties() if self._scheduler else ():
                     self._launch(duty, work)
-            case SchedulerClosed():
+            case messages.SchedulerClosed():
                 self._guard.expect_no_scheduler()
-            case LeaderThere():
+            case messages.LeaderThere():
                 self._guard.hear_of_leader()
-            case SignalHeard() if self._roles.client is not None:
+            case messages.SignalHeard() if self._roles.client is not None:
                 # The user's function may now take its time to end. Without one, the order to
                 # end is imminent.
                 while self._unheard:
@@ -171,7 +145,7 @@ class Member:
             except Exception as error:
                 if not self._ending:
                     logging.getLogger(__name__).debug("%s failed", duty, exc_info=True)
-                    self._report(Failed(duty, root_cause(error)))
+                    self._report(messages.Failed(duty, root_cause(error)))
 
         self._tasks.add(asyncio.create_task(guarded(), name=f"mpidask-{duty}"))
 
@@ -192,17 +166,17 @@ class Member:
         return self._comm.rank == self._roles.leader or (serves and not uses_nanny(self._options))
 
     def _report(self, message: object) -> None:
-        if isinstance(message, WorkerStarted) and message.memory_limit:
+        if isinstance(message, messages.WorkerStarted) and message.memory_limit:
             from mpidask import _transport
 
             _transport.limit_pool(message.memory_limit // _SHARE_KEPT)
         self._comm.send(self._roles.leader, TO_LEADER, message)
-        if isinstance(message, (Failed, Signalled)):
+        if isinstance(message, (messages.Failed, messages.Signalled)):
             self._guard.wake_leader()
 
     def report_signal(self, signum: int) -> None:
         """Tell the leader that this rank received a signal."""
-        self._report(Signalled(signum))
+        self._report(messages.Signalled(signum))
         grace = self._options.shutdown_timeout + REPORT_GRACE
         self._unheard.append(self._guard.end_job_after(grace, 128 + signum))
 
@@ -217,9 +191,9 @@ class Member:
         if not self._ending:
             # Before its connections break: closing may take longer than the grace after which
             # those at the other ends conclude that this rank is dead.
-            self._report(Finished("scheduler"))
+            self._report(messages.Finished("scheduler"))
 
-    async def _run_worker(self, order: StartWorker) -> None:
+    async def _run_worker(self, order: messages.StartWorker) -> None:
         worker_options, found = self._options.worker_options, None
         if self._cluster is not None:
             worker_options = self._gangs.worker_options(self._cluster)
@@ -241,7 +215,7 @@ class Member:
             await worker.run()
         finally:
             watch.cancel()
-        self._report(Finished("worker"))
+        self._report(messages.Finished("worker"))
 
     def _expect_end(self) -> None:
         """Look for the order to end at once: the scheduler has closed the worker."""
@@ -259,7 +233,7 @@ class Member:
 
     # -- Transport. ------------------------------------------------------------------
 
-    def _start_transport(self, order: StartTransport) -> None:
+    def _start_transport(self, order: messages.StartTransport) -> None:
         from mpidask import _transport
 
         threshold = os.environ.get(_THRESHOLD)
@@ -272,7 +246,7 @@ class Member:
 
         _transport.send_to(range(self._comm.size))
 
-    async def _measure(self, order: MeasureTransport) -> None:
+    async def _measure(self, order: messages.MeasureTransport) -> None:
         """Compare MPI with the stream, on the way to the worker of another rank."""
         from distributed import Security
 
@@ -287,7 +261,7 @@ class Member:
         except Exception:  # MPI is used only where it has proved faster
             logging.getLogger(__name__).debug("no comparison", exc_info=True)
             gain = 0.0
-        self._report(TransportMeasured(gain))
+        self._report(messages.TransportMeasured(gain))
 
     async def _stop_transport(self, timeout: float) -> bool:
         """Return whether all transfers have ended."""
@@ -297,7 +271,7 @@ class Member:
 
     # -- End. ------------------------------------------------------------------------
 
-    async def _stop(self, status: int) -> Done:
+    async def _stop(self, status: int) -> messages.Done:
         """Stop everything, and return what could not be stopped."""
         deadline = Deadline(self._options.shutdown_timeout + 1)
         gangs_ended = await self._gangs.stop()
@@ -312,7 +286,9 @@ class Member:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         transfers_ended = not self._uses_mpi or await self._stop_transport(max(1, deadline.left))
         tasks = () if self._worker is None else self._worker.running_tasks()
-        return Done(tasks, transfers_stuck=not transfers_ended, gangs_stuck=not gangs_ended)
+        return messages.Done(
+            tasks, transfers_stuck=not transfers_ended, gangs_stuck=not gangs_ended
+        )
 
     async def _end_of(self, duty: str, ending: Coroutine[Any, Any, None], end: Deadline) -> None:
         try:

@@ -8,31 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
-from mpidask._dask.connection_info import ConnectionInfo
+from mpidask._dask.connection_info import ConnectionInfo as ConnectionInfo
 from mpidask._placement.node import Node
 from mpidask._placement.resources import WorkerSettings
-
-__all__ = [
-    "ConnectionInfo",
-    "Done",
-    "End",
-    "Failed",
-    "Finished",
-    "LeaderSought",
-    "LeaderThere",
-    "MeasureTransport",
-    "RankReady",
-    "Running",
-    "SchedulerClosed",
-    "SendByMPI",
-    "SignalHeard",
-    "Signalled",
-    "StartScheduler",
-    "StartTransport",
-    "StartWorker",
-    "TransportMeasured",
-    "WorkerStarted",
-]
 
 # -- To the leader. `ConnectionInfo` is another one, sent once the scheduler runs; the leader passes
 # -- it on to the ranks that host a worker. -------------------------------------------
@@ -103,33 +81,17 @@ class Done:
 
 @dataclass(frozen=True)
 class StartScheduler:
-    """Start the scheduler.
+    """Start the scheduler."""
 
-    Attributes
-    ----------
-    host : str or None
-        The address to listen on; None: distributed's choice.
-    places : mapping of str to str
-        For messages: the rank and host of each worker, by its name.
-    """
-
-    host: str | None
-    places: Mapping[str, str] = field(default_factory=dict)
+    host: str | None  # the address to listen on; None: distributed's choice
+    places: Mapping[str, str] = field(default_factory=dict)  # rank and host by worker's name
 
 
 @dataclass(frozen=True)
 class StartTransport:
-    """Send and receive data by MPI.
+    """Receive data by MPI, and send it to `peers`."""
 
-    Attributes
-    ----------
-    job : str
-        A secret of the ranks that do, by which they recognise each other.
-    peers : collection of int
-        The ranks to send to by MPI.
-    """
-
-    job: str
+    job: str  # a secret of the ranks that do, by which they recognise each other
     peers: Collection[int]
 
 
@@ -148,17 +110,10 @@ class SendByMPI:
 
 @dataclass(frozen=True)
 class StartWorker:
-    """Start a worker, in the cluster whose `ConnectionInfo` came before or that the options name.
-
-    Attributes
-    ----------
-    settings : WorkerSettings
-    announces : bool
-        Whether this rank logs what concerns all workers, such as a slow file system.
-    """
+    """Start a worker in the cluster of the `ConnectionInfo` before, or that the options name."""
 
     settings: WorkerSettings
-    announces: bool = False
+    announces: bool = False  # logs what concerns all workers, such as a slow file system
 
 
 @dataclass(frozen=True)
@@ -183,17 +138,8 @@ class SchedulerClosed:
 
 @dataclass(frozen=True)
 class End:
-    """Stop everything, then leave the program, or go on with it.
+    """Stop everything, then leave the program, or go on with it."""
 
-    Attributes
-    ----------
-    status : int
-        Exit status of the job.
-    leave : bool
-    leader : str
-        The leader's rank and host, for messages while waiting for it at exit.
-    """
-
-    status: int
+    status: int  # of the job
     leave: bool
-    leader: str = ""
+    leader: str = ""  # its rank and host, for messages while waiting for it at exit

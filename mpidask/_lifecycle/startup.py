@@ -12,18 +12,7 @@ from dataclasses import dataclass, field
 
 from mpidask._dask.worker_class import has_workers_in_ranks
 from mpidask._errors import StartupError
-from mpidask._lifecycle.messages import (
-    ConnectionInfo,
-    Failed,
-    MeasureTransport,
-    RankReady,
-    SendByMPI,
-    StartScheduler,
-    StartTransport,
-    StartWorker,
-    TransportMeasured,
-    WorkerStarted,
-)
+from mpidask._lifecycle import messages
 from mpidask._lifecycle.roles import Roles
 from mpidask._options import Options
 from mpidask._placement.node import Node, scheduler_host
@@ -36,46 +25,30 @@ _WORTHWHILE = 1.3
 
 @dataclass
 class Startup:
-    """How far the start has come, and what follows from each message.
-
-    Attributes
-    ----------
-    roles : Roles
-    options : Options
-    size : int
-        Ranks in the job.
-    nodes : dict of int to Node
-        Where each rank is that has reported.
-    cluster : ConnectionInfo or None
-        How to reach the scheduler, once it runs.
-    workers : dict of int to WorkerStarted
-        The workers that are up, by rank.
-    transport : TransportPlan or None
-        Which ranks exchange data by MPI; None: none do.
-    """
+    """How far the start has come, and what follows from each message; keys are ranks."""
 
     roles: Roles
     options: Options
-    size: int
-    nodes: dict[int, Node] = field(default_factory=dict)
-    cluster: ConnectionInfo | None = None
-    workers: dict[int, WorkerStarted] = field(default_factory=dict)
-    failures: list[tuple[int, Failed]] = field(default_factory=list)
+    size: int  # ranks in the job
+    nodes: dict[int, Node] = field(default_factory=dict)  # of ranks that have reported
+    cluster: messages.ConnectionInfo | None = None  # once the scheduler runs
+    workers: dict[int, messages.WorkerStarted] = field(default_factory=dict)
+    failures: list[tuple[int, messages.Failed]] = field(default_factory=list)
     failed_duties: Counter[str] = field(default_factory=Counter)
-    transport: TransportPlan | None = None
+    transport: TransportPlan | None = None  # None: all data goes by sockets
     _interned: dict[Node, Node] = field(default_factory=dict)
 
     def hear(self, rank: int, message: object) -> None:
         """Record a message to the leader."""
         match message:
-            case RankReady(node):
+            case messages.RankReady(node):
                 # Unbound ranks of one host report equal nodes of hundreds of CPUs: keep one.
                 self.nodes[rank] = self._interned.setdefault(node, node)
-            case ConnectionInfo():
+            case messages.ConnectionInfo():
                 self.cluster = message
-            case WorkerStarted():
+            case messages.WorkerStarted():
                 self.workers[rank] = message
-            case Failed(duty="scheduler" | "worker", final=True):
+            case messages.Failed(duty="scheduler" | "worker", final=True):
                 self.failures.append((rank, message))
                 self.failed_duties[message.duty] += 1
 
@@ -87,37 +60,37 @@ class Startup:
         Once all ranks are ready the scheduler starts; once it runs, the transport and the
         workers do; the transport is measured when the first two workers are up.
         """
-        if isinstance(message, ConnectionInfo):
+        if isinstance(message, messages.ConnectionInfo):
             self.transport = TransportPlan.of(self.options, self.nodes, self.roles)
         if self.transport is not None:
             yield from self.transport.orders(rank, message, self.workers)
         match message:
-            case RankReady() if self.everyone_is_ready and self.roles.scheduler is None:
+            case messages.RankReady() if self.everyone_is_ready and self.roles.scheduler is None:
                 yield from self._worker_orders()  # the scheduler runs elsewhere
-            case RankReady() if self.everyone_is_ready:
+            case messages.RankReady() if self.everyone_is_ready:
                 yield self._scheduler_order()
-            case ConnectionInfo():
+            case messages.ConnectionInfo():
                 # A separate message: it has the credentials, and is pickled once for all ranks.
                 yield from ((worker, message) for worker in self.roles.workers)
                 yield from self._worker_orders()
 
-    def _scheduler_order(self) -> tuple[int, StartScheduler]:
+    def _scheduler_order(self) -> tuple[int, messages.StartScheduler]:
         rank = self.roles.scheduler
         assert rank is not None
         # Clients connect from outside if the job has none, or a scheduler file invites them.
         outside = self.roles.client is None or self.options.scheduler_file is not None
         host = scheduler_host(self.nodes, rank, outside=outside)
         places = {f"{self.options.name}-{n}": self.place(n) for n in self.roles.workers}
-        return rank, StartScheduler(host, places)
+        return rank, messages.StartScheduler(host, places)
 
-    def _worker_orders(self) -> Iterator[tuple[int, StartWorker]]:
+    def _worker_orders(self) -> Iterator[tuple[int, messages.StartWorker]]:
         workers, name = self.roles.workers, self.options.name
         if self.cluster is None:
             name += f"-{uuid.uuid4().hex[:8]}"  # other jobs may join the same cluster
         nthreads = self.options.nthreads
         settings = worker_settings(self.nodes, workers, name=name, nthreads=nthreads)
         for rank in workers:
-            yield rank, StartWorker(settings[rank], announces=rank == workers[0])
+            yield rank, messages.StartWorker(settings[rank], announces=rank == workers[0])
 
     # -- Whether it is over. ---------------------------------------------------------
 
@@ -247,23 +220,12 @@ class TransportPlan:
     Ranks of one node always do: shared memory beats any socket, and a comparison short enough
     for the start could not tell reliably. Between nodes it depends on the network, so two
     workers measure it; sockets are used until then.
-
-    Attributes
-    ----------
-    nodes : mapping of int to Node
-        Where each rank is.
-    everywhere : bool
-        Whether ranks of different nodes use MPI, too.
-    unmeasured : bool
-        Whether the network is still to be measured, by the first two workers on different nodes.
-    measuring : int or None
-        The rank that measures now.
     """
 
-    nodes: Mapping[int, Node]
-    everywhere: bool = False
-    unmeasured: bool = False
-    measuring: int | None = None
+    nodes: Mapping[int, Node]  # of each rank
+    everywhere: bool = False  # ranks of different nodes use MPI, too
+    unmeasured: bool = False  # the first two workers on different nodes are to measure
+    measuring: int | None = None  # the rank that measures now
     _first: int | None = None  # the first worker that was up
 
     @classmethod
@@ -275,41 +237,41 @@ class TransportPlan:
         return cls(nodes, everywhere=transport == "mpi", unmeasured=transport == "auto")
 
     def orders(
-        self, rank: int, message: object, workers: Mapping[int, WorkerStarted]
+        self, rank: int, message: object, workers: Mapping[int, messages.WorkerStarted]
     ) -> Iterator[tuple[int, object]]:
         """Yield (rank, order) pairs that answer a message."""
         match message:
-            case ConnectionInfo():
+            case messages.ConnectionInfo():
                 yield from self._start()
-            case WorkerStarted() if self.unmeasured:
+            case messages.WorkerStarted() if self.unmeasured:
                 yield from self._measure(rank, workers)
-            case Failed(duty="transport"):
+            case messages.Failed(duty="transport"):
                 self.measuring = None
-            case TransportMeasured(gain):
+            case messages.TransportMeasured(gain):
                 self.measuring = None
                 if gain >= _WORTHWHILE:
                     self.everywhere = True
-                    order = SendByMPI()
+                    order = messages.SendByMPI()
                     yield from ((one, order) for one in self.nodes)
 
-    def _start(self) -> Iterator[tuple[int, StartTransport]]:
+    def _start(self) -> Iterator[tuple[int, messages.StartTransport]]:
         # One order a node, so that no rank is sent the list of all ranks.
         job = uuid.uuid4().hex  # a secret of this job
         groups: Sequence[Collection[int]] = self._groups()
         if self.everywhere or len(groups) == 1:
             groups = [range(len(self.nodes))]
         for ranks in groups:
-            order = StartTransport(job, ranks)
+            order = messages.StartTransport(job, ranks)
             yield from ((rank, order) for rank in ranks)
 
     def _measure(
-        self, rank: int, workers: Mapping[int, WorkerStarted]
-    ) -> Iterator[tuple[int, MeasureTransport]]:
+        self, rank: int, workers: Mapping[int, messages.WorkerStarted]
+    ) -> Iterator[tuple[int, messages.MeasureTransport]]:
         if self._first is None:
             self._first = rank
         elif self._node_of(rank) != self._node_of(self._first):
             self.unmeasured, self.measuring = False, self._first
-            yield self._first, MeasureTransport(rank, workers[rank].address)
+            yield self._first, messages.MeasureTransport(rank, workers[rank].address)
 
     def _node_of(self, rank: int) -> tuple[str, str]:
         return self.nodes[rank].host, self.nodes[rank].network
