@@ -56,27 +56,13 @@ Block = contextlib.AbstractContextManager["ConnectionInfo | None"]
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """One way to use mpidask: a program, the command, or joining a cluster.
-
-    Attributes
-    ----------
-    assign : callable
-        Returns the roles of all ranks.
-    local : bool
-        Whether a LocalCluster is used where there is no MPI job.
-    reporting_rank : str
-        The option that names the rank which raises an error that all ranks have.
-    error_status : int
-        The exit status of the other ranks in that case.
-    defaults : mapping
-        Defaults of this front end that differ from those declared.
-    """
+    """One way to use mpidask: a program, the command, or joining a cluster."""
 
     assign: Callable[[int, Options], Roles]
-    local: bool = False
-    reporting_rank: str = "client_rank"
-    error_status: int = 1
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    local: bool = False  # without an MPI job, a LocalCluster is used
+    reporting_rank: str = "client_rank"  # option for the rank that raises an error all ranks have
+    error_status: int = 1  # exit status of the other ranks in that case
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # that differ from those declared
 
 
 #: A program: one rank runs a function of the user's.
@@ -90,20 +76,11 @@ JOIN = FrontEnd(assign_joining_roles, reporting_rank="", defaults={"security": F
 
 
 class Prepared(NamedTuple):
-    """A cluster that can be started.
+    """A cluster that can be started."""
 
-    Attributes
-    ----------
-    block : context manager
-        Starts the cluster when it is entered, and ends it.
-    options : Options
-    direct : bool
-        Whether the client exchanges data with the workers directly, not through the scheduler.
-    """
-
-    block: Block
+    block: Block  # starts the cluster when it is entered, and ends it
     options: Options
-    direct: bool
+    direct: bool  # the client exchanges data with the workers, not through the scheduler
 
 
 @contextlib.contextmanager
@@ -112,10 +89,7 @@ def prepared(
 ) -> Iterator[Prepared]:
     """Check the options, and set this process up for the time of a cluster.
 
-    Raises
-    ------
-    TypeError, ValueError, MPIDaskError
-        On one rank; the others raise `SystemExit`, so that users see the error once.
+    One rank raises an error; the others raise `SystemExit`, so that users see it once.
     """
     check_main_guard()
     single_use.check()

@@ -47,47 +47,22 @@ _LONGEST_DESCRIPTION = 500
 
 @dataclass(frozen=True)
 class Handshake:
-    """One rank's part in the handshake.
+    """One rank's part in the handshake."""
 
-    Attributes
-    ----------
-    comm : mpi4py.MPI.Intracomm
-        The user's communicator.
-    deadline : Deadline
-        For the whole start.
-    interrupt : Interrupt
-    reporting_rank : int
-        The rank that raises errors which concern all ranks.
-    roles : Roles or None
-        According to this rank's options.
-    options : Options or None
-        This rank's options, if they are valid.
-    error : Exception or None
-        Why this rank can't start.
-    error_status : int
-        Exit status of the other ranks if all have an error.
-    """
-
-    comm: MPI.Intracomm
-    deadline: Deadline
+    comm: MPI.Intracomm  # the user's
+    deadline: Deadline  # of the whole start
     interrupt: Interrupt
-    reporting_rank: int
-    roles: Roles | None
-    options: Options | None = None
-    error: Exception | None = None
-    error_status: int = 1
+    reporting_rank: int  # raises errors which concern all ranks
+    roles: Roles | None  # according to this rank's options
+    options: Options | None = None  # if they are valid
+    error: Exception | None = None  # why this rank can't start
+    error_status: int = 1  # exit status of the other ranks if all have an error
 
     def run(self, loop: LoopThread) -> Communicator:
         """Wait for all ranks, and return their private communicator.
 
-        Raises
-        ------
-        StartupError
-            On one rank, if some don't arrive, or can't start.
-        TypeError, ValueError, MPIDaskError
-            On one rank, if all ranks have an error.
-        SystemExit
-            On the other ranks, in both cases.
+        One rank raises `StartupError` if some don't arrive or can't start, or its own error if all
+        ranks have one; the other ranks raise `SystemExit` then.
         """
 
         def abandon(signum: int) -> None:  # there is nobody to tell yet

@@ -9,12 +9,14 @@ from collections.abc import Callable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 
 from mpidask._gang import protocol
-from mpidask._lifecycle import signals, single_use
+from mpidask._lifecycle import single_use
 from mpidask._lifecycle.handshake import Handshake
 from mpidask._lifecycle.leader import Leader, end_job
 from mpidask._lifecycle.member import REPORT_GRACE, Member
 from mpidask._lifecycle.messages import ConnectionInfo, End
 from mpidask._lifecycle.roles import Roles
+from mpidask._lifecycle.signals import result_of
+from mpidask._lifecycle.stuck_main import StuckMainWatch
 from mpidask._log import logger
 from mpidask._mpi import exit_blockers, job_exit
 from mpidask._mpi.communicator import Communicator
@@ -50,7 +52,7 @@ class MPICluster:
     def __enter__(self) -> ConnectionInfo | None:
         single_use.entered()
         self._loop = LoopThread()
-        self._reaction = self._loop.submit(self._watch_reaction()).result()
+        self._stuck_main = self._loop.submit(self._watch_main()).result()
         try:
             self._members = self._handshake.run(self._loop)
             job_exit.set_cluster_runs(True)
@@ -73,9 +75,9 @@ class MPICluster:
         leave = self._options.exit or isinstance(error, (SystemExit, KeyboardInterrupt))
         self._end(error, leave=leave)
 
-    async def _watch_reaction(self) -> signals.ReactionWatch:
+    async def _watch_main(self) -> StuckMainWatch:
         rank = self._handshake.comm.Get_rank()
-        return signals.ReactionWatch(self._interrupt, rank, self._options.shutdown_timeout)
+        return StuckMainWatch(self._interrupt, rank, self._options.shutdown_timeout)
 
     def _member(self) -> Member:
         assert self._members is not None
@@ -130,14 +132,14 @@ class MPICluster:
         # Now, while the other ranks arrive.
         import distributed  # noqa: F401
 
-        return signals.result_of(starting, self._interrupt)
+        return result_of(starting, self._interrupt)
 
     async def _start(self) -> ConnectionInfo | None:
         assert self._members is not None
         serving = start_task(self._member().serve())
 
         def on_signal(signum: int) -> None:
-            self._reaction.expect(signum)
+            self._stuck_main.expect(signum)
             raise_in_main_thread(signum)
 
         self._leader = Leader(self._members, self._roles, self._options, on_signal)

@@ -32,13 +32,7 @@ class Roles:
 
 
 def assign_roles(size: int, options: Options) -> Roles:
-    """Assign the roles for a program, whose function one rank runs.
-
-    Raises
-    ------
-    NotEnoughRanksError
-        If the rank of the scheduler or the client does not exist, or none is left for a worker.
-    """
+    """Assign the roles for a program, whose function one rank runs."""
     scheduler, client = options.scheduler_rank, options.client_rank
     exclusive = options.exclusive_workers
     special = {scheduler, client}
@@ -60,13 +54,7 @@ def assign_roles(size: int, options: Options) -> Roles:
 
 
 def assign_command_roles(size: int, options: Options) -> Roles:
-    """Assign the roles for the command, whose clients connect from outside.
-
-    Raises
-    ------
-    NotEnoughRanksError
-        If the scheduler's rank does not exist, or none is left for a worker.
-    """
+    """Assign the roles for the command, whose clients connect from outside."""
     scheduler, exclusive = options.scheduler_rank, options.exclusive_workers
     needed = max(2 if exclusive else 1, 1 + scheduler)
     if size < needed:
@@ -81,13 +69,7 @@ def assign_command_roles(size: int, options: Options) -> Roles:
 
 
 def assign_joining_roles(size: int, options: Options) -> Roles:
-    """Assign the roles for joining a cluster: all ranks are workers.
-
-    Raises
-    ------
-    ValueError
-        If the options don't say which cluster.
-    """
+    """Assign the roles for joining a cluster: all ranks are workers."""
     if (options.scheduler_file is None) == (options.address is None):
         raise ValueError("say which cluster to join: a scheduler file, or an address")
     return Roles(leader=0, workers=tuple(range(size)), scheduler=None, client=None)

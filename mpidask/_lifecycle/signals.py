@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
 import socket
 import threading
-import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from typing import Any, TypeVar
 
 from mpidask._compat.python import is_asyncios_handler
-from mpidask._mpi import job_exit
-from mpidask._threads import current_frame, raise_in_main_thread
 
 Result = TypeVar("Result")
 
 FATAL = (signal.SIGINT, signal.SIGTERM)
-
-#: Seconds between reminders of a signal to the main thread.
-_REMINDER_PAUSE = 1.0
 
 #: The handlers that each `handled` block has replaced.
 _replaced: list[dict[int, Any]] = []
@@ -32,16 +25,10 @@ _wakeup_fd = -1
 
 @contextlib.contextmanager
 def handled(handler: Callable[[int], None], *, defer_to_user: bool) -> Iterator[None]:
-    """Call `handler` with the number of each SIGINT or SIGTERM; restore handlers at the end.
+    """Call `handler`, in the main thread, with the number of each SIGINT or SIGTERM.
 
-    Handlers that the program installs meanwhile are kept.
-
-    Parameters
-    ----------
-    handler : callable
-        Called in the main thread.
-    defer_to_user : bool
-        Do not replace handlers that the program has installed.
+    With `defer_to_user`, handlers that the program has installed are not replaced. Those that it
+    installs meanwhile are kept at the end.
     """
     if threading.current_thread() is not threading.main_thread():
         yield  # Python allows handlers in the main thread only
@@ -159,27 +146,15 @@ os.register_at_fork(
 
 
 class Interrupt:
-    """Acts on the first signal, and ignores those that follow.
-
-    Attributes
-    ----------
-    signum : int or None
-        The signal that was acted on.
-    pending : bool
-        Whether the program's event loop has yet to act on it.
-    abandon_start : callable
-        Cancel a start that is under way.
-    wakeup : socket or None
-        Receives the number of each signal at once, as a byte.
-    """
+    """Acts on the first signal, and ignores those that follow."""
 
     def __init__(self) -> None:
         self._action: Callable[[int], object] = lambda signum: None
-        self.signum: int | None = None
-        self.pending = False
         self._armed = True
-        self.abandon_start: Callable[[], object] = lambda: None
-        self.wakeup: socket.socket | None = None
+        self.signum: int | None = None  # the one that was acted on
+        self.pending = False  # the program's event loop has yet to act on it
+        self.abandon_start: Callable[[], object] = lambda: None  # cancels a start under way
+        self.wakeup: socket.socket | None = None  # receives each signal's number as a byte
 
     def __call__(self, signum: int) -> None:
         if self.signum is None and self._armed:
@@ -223,67 +198,3 @@ def raise_as_python_would(signum: int) -> None:
     if signum == signal.SIGINT:
         raise KeyboardInterrupt
     raise SystemExit(128 + signum)
-
-
-class ReactionWatch:
-    """Makes sure that the main thread reacts to a signal, or ends the job.
-
-    The system may deliver a signal to any thread. Python's handler runs in the main thread, which
-    may sleep on in that case: so the signal is sent to it again and again. If the main thread stays
-    in a call outside Python, the job ends. `finally` blocks may take their time.
-
-    Create it in the event loop that is to watch.
-
-    Parameters
-    ----------
-    interrupt : Interrupt
-    rank : int
-    timeout : float
-        Seconds from the first signal.
-    """
-
-    def __init__(self, interrupt: Interrupt, rank: int, timeout: float) -> None:
-        self._interrupt = interrupt
-        self._rank = rank
-        self._timeout = timeout
-        self._timer: asyncio.TimerHandle | None = None
-        self._loop = asyncio.get_running_loop()
-        if interrupt.wakeup is not None:
-            self._loop.add_reader(interrupt.wakeup, self._read)
-
-    def _read(self) -> None:
-        if self._interrupt.wakeup is not None:
-            for signum in self._interrupt.wakeup.recv(4096):
-                self.expect(signum)
-
-    def expect(self, signum: int) -> None:
-        """Watch for the reaction to a signal."""
-        if signum in FATAL and self._timer is None:
-            self._check_later(signum, self._loop.time() + self._timeout)
-
-    def _check_later(self, signum: int, due: float) -> None:
-        pause = min(_REMINDER_PAUSE, max(0, due - self._loop.time()))
-        self._timer = self._loop.call_later(pause, self._check, signum, due)
-
-    def _check(self, signum: int, due: float) -> None:
-        self._timer = None
-        if not self._interrupt.awaits(signum):
-            return
-        if self._loop.time() < due:
-            self._check_later(signum, due)  # before the reminder, which is a signal, too
-            raise_in_main_thread(signum)
-            return
-        job_exit.end_job(
-            f"main() on rank {self._rank} has not reacted to {signal.Signals(signum).name} for "
-            f"{self._timeout:g} s (shutdown_timeout). It is in\n{_stack_of_main_thread()}",
-            128 + signum,
-        )
-
-
-def _stack_of_main_thread() -> str:
-    """Format its stack without the frames of mpidask that lead to the user's code."""
-    frames = traceback.extract_stack(current_frame(threading.main_thread()))
-    package = os.path.dirname(os.path.dirname(__file__)) + os.sep
-    ours = [n for n, frame in enumerate(frames) if frame.filename.startswith(package)]
-    own = frames[ours[-1] + 1 :] if ours else frames
-    return "".join(traceback.format_list(own or frames)).rstrip()

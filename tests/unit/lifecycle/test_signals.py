@@ -9,6 +9,7 @@ import threading
 import pytest
 
 from mpidask._lifecycle import signals
+from mpidask._threads import raise_in_main_thread
 
 
 def test_only_the_first_signal_acts():
@@ -136,7 +137,7 @@ def test_other_threads_leave_handlers_alone(handlers):
 def test_signal_is_raised_in_the_main_thread(handlers):
     """Also from another thread, and it ends a blocking call."""
     reader, writer = os.pipe()
-    sender = threading.Timer(0.1, signals.raise_in_main_thread, [signal.SIGTERM])
+    sender = threading.Timer(0.1, raise_in_main_thread, [signal.SIGTERM])
     late = threading.Timer(30, os.write, [writer, b"too late"])
 
     def block():
