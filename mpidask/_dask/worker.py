@@ -18,7 +18,7 @@ from mpidask._dask.connection_info import ConnectionInfo
 from mpidask._dask.memory import memory_limit
 from mpidask._dask.worker_class import TASK_EXIT, status_of, with_mixin, worker_class
 from mpidask._placement.node import LOOPBACK
-from mpidask._placement.resources import WorkerSettings
+from mpidask._placement.worker_settings import WorkerSettings
 
 if TYPE_CHECKING:
     from distributed import Nanny, Worker

@@ -13,6 +13,7 @@ from mpidask._lifecycle import messages
 from mpidask._lifecycle.liveness import LivenessClient
 from mpidask._lifecycle.member import REPORT_GRACE, SELDOM, SELDOM_JOINED, SOON
 from mpidask._lifecycle.roles import Roles
+from mpidask._lifecycle.start_line import start_line
 from mpidask._lifecycle.startup import Startup
 from mpidask._log import logger
 from mpidask._mpi import job_exit, launcher
@@ -76,7 +77,7 @@ class Leader:
         self._running = self._in_background(self._run())
         cluster = self._startup.cluster
         if cluster is not None:
-            logger.info(self._startup.summary())
+            logger.info(start_line(self._startup))
             self._liveness = LivenessClient(cluster, self._comm.wake)
             self._watching = self._in_background(self._watch_scheduler(self._liveness, cluster))
         return cluster
@@ -107,7 +108,7 @@ class Leader:
                     self._is_over(0)
                     self._order_all(messages.SchedulerClosed())
                 case messages.WorkerStarted() if joining and not awaited:
-                    logger.info(startup.summary())
+                    logger.info(start_line(startup))
             self._send(startup.orders(rank, message))  # for workers that are late
             if joining and not working:
                 self._is_over(1 if startup.failures else 0)

@@ -20,6 +20,7 @@ from mpidask._dask.spawn import shield_children
 from mpidask._gang import protocol
 from mpidask._lifecycle import single_use
 from mpidask._lifecycle.signals import Interrupt, raise_as_python_would
+from mpidask._lifecycle.start_line import local_start_line
 from mpidask._log import logger
 from mpidask._mpi.job_exit import exit_status
 from mpidask._options import Options
@@ -49,9 +50,7 @@ def local_cluster(options: Options, interrupt: Interrupt) -> Iterator[Connection
             assert cluster.scheduler is not None
             cluster.sync(_arrange_pages, options, cluster.scheduler, prefix)
             found = _describe(options, cluster, prefix)
-            number = f"{len(cluster.workers)} workers on this machine"
-            parts = ["no MPI job", number, f"scheduler {found.address}"]
-            logger.info(", ".join([*parts, *found.describe_dashboard()]))
+            logger.info(local_start_line(found, len(cluster.workers)))
             protocol.remember(found.address, protocol.NO_MPI_JOB)
             file = scheduler_file.written(options.scheduler_file, cluster.scheduler, found)
             with _in_loop(cluster, file), _monitored(options, cluster):

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from mpidask._dask.connection_info import ConnectionInfo as ConnectionInfo
 from mpidask._placement.node import Node
-from mpidask._placement.resources import WorkerSettings
+from mpidask._placement.worker_settings import WorkerSettings
 
 # -- To the leader. `ConnectionInfo` is another one, sent once the scheduler runs; the leader passes
 # -- it on to the ranks that host a worker. -------------------------------------------

@@ -16,7 +16,7 @@ from mpidask._lifecycle import messages
 from mpidask._lifecycle.roles import Roles
 from mpidask._options import Options
 from mpidask._placement.node import Node, scheduler_host
-from mpidask._placement.resources import worker_settings
+from mpidask._placement.worker_settings import worker_name, worker_settings
 from mpidask._text import count, list_ranks, name_rank
 
 #: Between nodes, MPI is used if it is this many times as fast as sockets.
@@ -80,7 +80,7 @@ class Startup:
         # Clients connect from outside if the job has none, or a scheduler file invites them.
         outside = self.roles.client is None or self.options.scheduler_file is not None
         host = scheduler_host(self.nodes, rank, outside=outside)
-        places = {f"{self.options.name}-{n}": self.place(n) for n in self.roles.workers}
+        places = {worker_name(self.options.name, n): self.place(n) for n in self.roles.workers}
         return rank, messages.StartScheduler(host, places)
 
     def _worker_orders(self) -> Iterator[tuple[int, messages.StartWorker]]:
@@ -179,32 +179,6 @@ class Startup:
     def place(self, rank: int) -> str:
         """Name a rank and, if known, its host."""
         return name_rank(rank, self.host(rank))
-
-    def summary(self) -> str:
-        """Describe the cluster, or this job's part of it, in one line."""
-        parts = self._resources()
-        if self.cluster is None:
-            return "joined with " + ", ".join(parts)
-        parts.append(self.transport.summary() if self.transport else "data by sockets")
-        parts.append(f"scheduler {self.cluster.address}")
-        if self.cluster.security is None:
-            parts.append("open to everyone who can reach it")
-        return ", ".join([*parts, *self.cluster.describe_dashboard()])
-
-    def _resources(self) -> list[str]:
-        from dask.utils import format_bytes
-
-        up, all_workers = len(self.workers), len(self.roles.workers)
-        workers = count(all_workers, "worker")
-        hosts = {self.nodes[rank].host for rank in self.workers}
-        limits = [worker.memory_limit for worker in self.workers.values()]
-        memory = sum(limit or 0 for limit in limits)
-        return [
-            f"{workers if up == all_workers else f'{up} of {workers}'}"
-            f" on {count(len(hosts), 'node')}",
-            count(sum(worker.nthreads for worker in self.workers.values()), "thread"),
-            f"{format_bytes(memory)} memory" if all(limits) else "memory not limited",
-        ]
 
 
 def possible_transport(options: Options, roles: Roles) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import IPv4Interface
 
 LOOPBACK = "127.0.0.1"
@@ -13,28 +13,14 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Node:
-    """The machine of one rank, as that rank sees it.
+    """The machine of one rank, as that rank sees it."""
 
-    Attributes
-    ----------
-    host : str
-        Host name; ranks with the same one share a machine.
-    cpus : frozenset of int
-        The CPUs this rank may run on (its affinity mask).
-    cpu_quota : int, optional
-        How many CPUs its cgroup may keep busy, if limited.
-    addresses : tuple of str
-        IPv4 addresses with prefix length (``"10.0.0.7/24"``), without loopback; that of the
-        default route, if any, comes first.
-    network : str
-        The network namespace: ranks with the same host and network share loopback.
-    """
-
-    host: str
-    cpus: frozenset[int] = frozenset({0})
-    cpu_quota: int | None = None
-    addresses: tuple[str, ...] = field(default=())
-    network: str = ""
+    host: str  # ranks with the same host name share a machine
+    cpus: frozenset[int] = frozenset({0})  # those this rank may run on (its affinity mask)
+    cpu_quota: int | None = None  # how many CPUs its cgroup may keep busy, if limited
+    #: IPv4 with prefix length ("10.0.0.7/24"), no loopback; that of the default route comes first.
+    addresses: tuple[str, ...] = ()
+    network: str = ""  # namespace: ranks with the same host and network share loopback
 
 
 def this_node(cpu_quota: int | None = None) -> Node:
@@ -85,25 +71,12 @@ def _network_namespace() -> str:
 
 
 def scheduler_host(nodes: Mapping[int, Node], scheduler: int, *, outside: bool) -> str | None:
-    """Choose the address that the scheduler listens on.
+    """Choose the address that the scheduler listens on; None: distributed's choice is as good.
 
     Distributed would take the interface of the default route, or what the host's own name resolves
     to. On a cluster that is often wrong: compute nodes may have no route to the outside, and Debian
     resolves a host's own name to 127.0.1.1. An address is right if every other node has one in the
-    same network.
-
-    Parameters
-    ----------
-    nodes : mapping of rank to Node
-    scheduler : int
-        The scheduler's rank.
-    outside : bool
-        Whether processes outside this job must be able to connect.
-
-    Returns
-    -------
-    str or None
-        An IP address, or None where distributed's own choice is as good.
+    same network. With `outside`, processes outside this job must be able to connect, too.
     """
     home = nodes[scheduler]
     others = {

@@ -18,7 +18,7 @@ from mpidask._dask import scheduler as schedulers
 from mpidask._dask import worker as workers
 from mpidask._dask.security import make_security
 from mpidask._options import Options
-from mpidask._placement.resources import WorkerSettings
+from mpidask._placement.worker_settings import WorkerSettings
 
 LIMIT = 30
 

@@ -11,7 +11,7 @@ from mpidask._dask.dashboard import choose_prefix
 from mpidask._dask.scheduler import connection_info, start_scheduler
 from mpidask._dask.worker import make_worker
 from mpidask._options import Options
-from mpidask._placement.resources import WorkerSettings
+from mpidask._placement.worker_settings import WorkerSettings
 
 #: Paths of pages that distributed serves, or once served, outside of a prefix, and others.
 OUTSIDE = (

@@ -16,7 +16,7 @@ from mpidask._lifecycle import servers
 from mpidask._lifecycle.messages import ConnectionInfo, Failed, StartWorker
 from mpidask._lifecycle.servers import WorkerSupervisor
 from mpidask._options import Options
-from mpidask._placement.resources import WorkerSettings
+from mpidask._placement.worker_settings import WorkerSettings
 
 SLOW = SLOW_FILES
 RETIRED = "scheduler-close-worker"

@@ -14,6 +14,7 @@ from mpidask._lifecycle.messages import (
     WorkerStarted,
 )
 from mpidask._lifecycle.roles import assign_roles
+from mpidask._lifecycle.start_line import start_line
 from mpidask._lifecycle.startup import Startup
 from mpidask._options import Options
 from mpidask._placement.node import Node
@@ -244,7 +245,7 @@ def test_time_out_of_a_large_job_stays_readable():
 def test_summary():
     startup = starting(8)
     up(startup, ConnectionInfo("tls://10.0.0.1:4000", object(), "http://10.0.0.1:8787/status"))
-    assert startup.summary() == (
+    assert start_line(startup) == (
         "6 workers on 3 nodes, 12 threads, 6.00 GiB memory, data by sockets, "
         "scheduler tls://10.0.0.1:4000, "
         "dashboard http://10.0.0.1:8787/status, open to everyone who can reach it"
@@ -255,14 +256,14 @@ def test_summary_with_a_secret_link():
     startup = starting(8)
     link = "http://10.0.0.1:8787/secret/status"
     up(startup, ConnectionInfo("tls://10.0.0.1:4000", object(), link, dashboard_open_to=None))
-    assert startup.summary().endswith(f", dashboard {link}")
+    assert start_line(startup).endswith(f", dashboard {link}")
 
 
 def test_summary_has_the_tunnel_to_the_dashboard():
     startup = starting(8)
     link, tunnel = "http://10.0.0.1:8787/status", "ssh -N -L 8787:10.0.0.1:8787 ana@login1"
     up(startup, ConnectionInfo("tls://10.0.0.1:4000", object(), link, tunnel))
-    assert startup.summary().endswith(
+    assert start_line(startup).endswith(
         f", dashboard {link} (from outside: {tunnel}), open to everyone who can reach it"
     )
 
@@ -270,7 +271,7 @@ def test_summary_has_the_tunnel_to_the_dashboard():
 def test_summary_of_one():
     startup = starting(3)
     up(startup, worker=WorkerStarted(nthreads=1, memory_limit=GIB // 2))
-    assert startup.summary() == (
+    assert start_line(startup) == (
         "1 worker on 1 node, 1 thread, 512.00 MiB memory, data by sockets, "
         "scheduler tls://10.0.0.1:4000, "
         "open to everyone who can reach it"
@@ -282,13 +283,13 @@ def test_summary_without_memory_limit(limit):
     startup = starting(4)
     up(startup)
     startup.hear(3, WorkerStarted(nthreads=2, memory_limit=limit))
-    assert "memory not limited" in startup.summary()
-    assert "GiB" not in startup.summary()
+    assert "memory not limited" in start_line(startup)
+    assert "GiB" not in start_line(startup)
 
 
 def test_summary_counts_what_is_up():
     startup = starting(5, wanted=1)
     up_to_scheduler(startup)
     startup.hear(3, WORKER)
-    assert startup.summary().startswith("1 of 3 workers on 1 node")
-    assert "2 threads, 1.00 GiB memory" in startup.summary()
+    assert start_line(startup).startswith("1 of 3 workers on 1 node")
+    assert "2 threads, 1.00 GiB memory" in start_line(startup)

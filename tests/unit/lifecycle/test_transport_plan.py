@@ -15,6 +15,7 @@ from mpidask._lifecycle.messages import (
     WorkerStarted,
 )
 from mpidask._lifecycle.roles import assign_joining_roles, assign_roles
+from mpidask._lifecycle.start_line import start_line
 from mpidask._lifecycle.startup import Startup, possible_transport
 from mpidask._options import Options
 from mpidask._placement.node import Node
@@ -52,7 +53,7 @@ class Start:
 
     def way(self):
         """Give what the one line of output says."""
-        return next(part for part in self.startup.summary().split(", ") if "data" in part)
+        return next(part for part in start_line(self.startup).split(", ") if "data" in part)
 
 
 def peers(orders):

@@ -1,4 +1,4 @@
-"""Divide the CPUs and the memory of each node among its ranks."""
+"""What each worker gets: its name, and its share of the CPUs and the memory of its node."""
 
 from __future__ import annotations
 
@@ -12,41 +12,31 @@ from mpidask._placement.node import Node
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Settings of one worker.
-
-    Attributes
-    ----------
-    name : str
-    nthreads : int
-    ranks_on_node : int
-        How many ranks share the memory of its node.
-    """
+    """Settings of one worker."""
 
     name: str
     nthreads: int
-    ranks_on_node: int
+    ranks_on_node: int  # how many ranks share the memory of its node
+
+
+def worker_name(prefix: str, rank: int) -> str:
+    """Return the name of the worker of a rank."""
+    return f"{prefix}-{rank}"
 
 
 def worker_settings(
     nodes: Mapping[int, Node], workers: Collection[int], *, name: str, nthreads: int | str
 ) -> dict[int, WorkerSettings]:
-    """Return the settings of the worker of each rank.
+    """Return the settings of each worker by its rank.
 
-    Parameters
-    ----------
-    nodes : mapping of rank to Node
-    workers : collection of int
-        The ranks that host a worker.
-    name : str
-        Prefix of the workers' names, before the rank.
-    nthreads : int or "auto"
-        Threads of each worker; ``"auto"`` divides the CPUs of each node.
+    `name` is the prefix of the workers' names; with ``nthreads="auto"``, the workers of a node
+    divide its CPUs.
     """
     on_host = ranks_per_host(nodes)
     threads = threads_per_worker(nodes, workers)
     return {
         rank: WorkerSettings(
-            name=f"{name}-{rank}",
+            name=worker_name(name, rank),
             nthreads=threads[rank] if isinstance(nthreads, str) else nthreads,
             ranks_on_node=on_host[nodes[rank].host],
         )
@@ -64,12 +54,6 @@ def threads_per_worker(nodes: Mapping[int, Node], workers: Collection[int]) -> d
 
     A CPU that k workers may use counts 1/k for each. The shares are rounded such that the threads
     of a node are as many as its CPUs (largest remainder method), but each worker gets at least one.
-
-    Parameters
-    ----------
-    nodes : mapping of rank to Node
-    workers : collection of int
-        The ranks that host a worker.
     """
     by_host: dict[str, list[int]] = defaultdict(list)
     for rank in sorted(workers):

@@ -7,7 +7,7 @@ import random
 import pytest
 
 from mpidask._placement.node import Node
-from mpidask._placement.resources import ranks_per_host, threads_per_worker
+from mpidask._placement.worker_settings import ranks_per_host, threads_per_worker
 
 
 def node(cpus, *, host="a", limit=None):
