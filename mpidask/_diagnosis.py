@@ -47,39 +47,24 @@ _PACKAGES = (
 _BATCH_SYSTEMS = {"SLURM_JOB_ID": "Slurm", "PBS_JOBID": "PBS", "LSB_JOBID": "LSF"}
 
 #: Prefixes of the variables with which users tune MPI. Others, perhaps keys, are not shown.
-_TUNING = (
-    "MPI4PY_RC_",
-    *("MPICH_", "MPIR_CVAR_", "UCX_"),
-    *(f"FI_{name}" for name in ("PROVIDER", "LOG_", "TCP_", "SOCKETS_", "VERBS_", "CXI_", "EFA_")),
-    *(
-        f"I_MPI_{name}"
-        for name in ("ADJUST", "ASYNC", "DEBUG", "FABRICS", "OFI_", "PIN", "PMI_LIB")
-    ),
-    *(f"I_MPI_{name}" for name in ("HYDRA_BOOTSTRAP", "HYDRA_IFACE", "SHM", "THREAD")),
-    *(
-        f"OMPI_MCA_{name}"
-        for name in ("btl", "coll", "hwloc_", "io", "mpi_", "mtl", "opal_", "osc", "plm", "pml")
-    ),
-    *("OMPI_MCA_rmaps_", "OMPI_MCA_oob_", "OMPI_MCA_orte_base_help_aggregate"),
-    *(f"PRTE_MCA_{name}" for name in ("hwloc_", "oob_", "plm", "ras", "rmaps_")),
-    *("PMIX_MCA_gds", "PMIX_MCA_psec", "SLURM_MPI_TYPE"),
-)
+_TUNING = """
+    MPI4PY_RC_ MPICH_ MPIR_CVAR_ UCX_
+    FI_PROVIDER FI_LOG_ FI_TCP_ FI_SOCKETS_ FI_VERBS_ FI_CXI_ FI_EFA_
+    I_MPI_ADJUST I_MPI_ASYNC I_MPI_DEBUG I_MPI_FABRICS I_MPI_OFI_ I_MPI_PIN I_MPI_PMI_LIB
+    I_MPI_HYDRA_BOOTSTRAP I_MPI_HYDRA_IFACE I_MPI_SHM I_MPI_THREAD
+    OMPI_MCA_btl OMPI_MCA_coll OMPI_MCA_hwloc_ OMPI_MCA_io OMPI_MCA_mpi_ OMPI_MCA_mtl
+    OMPI_MCA_opal_ OMPI_MCA_osc OMPI_MCA_plm OMPI_MCA_pml
+    OMPI_MCA_rmaps_ OMPI_MCA_oob_ OMPI_MCA_orte_base_help_aggregate
+    PRTE_MCA_hwloc_ PRTE_MCA_oob_ PRTE_MCA_plm PRTE_MCA_ras PRTE_MCA_rmaps_
+    PMIX_MCA_gds PMIX_MCA_psec SLURM_MPI_TYPE
+"""
 
 
 def diagnose(given: Mapping[str, Any], defaults: Mapping[str, Any] | None = None) -> int:
-    """Print what this job looks like; all ranks call it, and rank 0 prints.
+    """Print what this job looks like, and return the exit status: 1 if something is wrong.
 
-    Parameters
-    ----------
-    given : mapping
-        Options of the command line.
-    defaults : mapping, optional
-        Defaults of the command that differ from those declared.
-
-    Returns
-    -------
-    int
-        Exit status of this rank: 1 if something is wrong.
+    All ranks call it, with the options of the command line and the command's own defaults; rank 0
+    prints.
     """
     own = facts_of_this_process(given, defaults)
     if launcher.rank() == 0:
@@ -138,38 +123,16 @@ async def _collected(
 
 @dataclass(frozen=True)
 class Facts:
-    """What one process knows.
-
-    Attributes
-    ----------
-    node : Node
-        Its machine.
-    memory : int
-        Bytes that the ranks of its machine may use together.
-    networks : tuple of str
-        Its interfaces with their addresses, such as ``"ib0 10.1.0.7/16"``.
-    software : mapping of str to str
-        What should be the same on all ranks: versions, interpreter, options.
-    launched : str
-        What the launcher and the batch system report.
-    tuning : str
-        Environment variables that tune MPI.
-    import_time : float
-        Seconds from the start of the process until Dask and mpidask were imported.
-    problem : str, optional
-        What is wrong with the options.
-    startup_timeout : float
-        Seconds that the options allow for the start.
-    """
+    """What one process knows."""
 
     node: Node
-    memory: int
-    networks: tuple[str, ...]
-    software: Mapping[str, str]
-    launched: str
-    tuning: str
-    import_time: float
-    problem: str | None = None
+    memory: int  # bytes that the ranks of its machine may use together
+    networks: tuple[str, ...]  # interfaces with addresses, such as "ib0 10.1.0.7/16"
+    software: Mapping[str, str]  # should be the same on all ranks: versions, options and so on
+    launched: str  # what the launcher and the batch system report
+    tuning: str  # environment variables that tune MPI
+    import_time: float  # seconds from the start of the process until Dask was imported
+    problem: str | None = None  # what is wrong with the options
     startup_timeout: float = float("inf")
 
 
@@ -269,7 +232,7 @@ def _launched() -> str:
 
 
 def _tuning() -> str:
-    names = (name for name in os.environ if name.startswith(_TUNING))
+    names = (name for name in os.environ if name.startswith(tuple(_TUNING.split())))
     return _shown({name: os.environ[name] for name in names if not launcher.is_launchers(name)})
 
 
@@ -292,17 +255,7 @@ def of_process(facts: Facts) -> str:
 
 
 def of_job(found: Mapping[int, Facts], size: int, library: str) -> str:
-    """Return what the ranks of a job know, as text.
-
-    Parameters
-    ----------
-    found : mapping of rank to Facts
-        Those that have answered, including rank 0.
-    size : int
-        How many ranks there are.
-    library : str
-        The MPI library.
-    """
+    """Return what those of the job's `size` ranks know that have answered, as text."""
     by_host: dict[str, list[int]] = defaultdict(list)
     for rank, facts in sorted(found.items()):
         by_host[facts.node.host].append(rank)

@@ -107,15 +107,7 @@ DIAGNOSE = click.Option(
 def flags(
     leave_out: Collection[str] = (), defaults: Mapping[str, Any] | None = None
 ) -> list[click.Parameter]:
-    """Return the flags of all options, except those left out.
-
-    Parameters
-    ----------
-    leave_out : collection of str
-        Options that make no sense for the command.
-    defaults : mapping, optional
-        Defaults of the command that differ from those declared.
-    """
+    """Return the flags of all options that make sense for a command, with its own defaults."""
     return [
         _flag(field, (defaults or {}).get(field.name, field.metadata["default"]))
         for field in dataclasses.fields(Options)

@@ -25,21 +25,11 @@ Check = Callable[[Any], Any]
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What an option accepts.
+    """What an option accepts."""
 
-    Attributes
-    ----------
-    check : callable
-        Returns the value to use, or raises `TypeError` or `ValueError`.
-    metavar : str
-        Its placeholder on command lines; empty where the flag takes no value, or there is none.
-    description : str
-        For the documentation, with units.
-    """
-
-    check: Check
-    metavar: str
-    description: str
+    check: Check  # returns the value to use, or raises TypeError or ValueError
+    metavar: str  # on command lines; empty where the flag takes no value, or there is none
+    description: str  # for the documentation, with units
 
 
 def _declare(group: str, default: Any, kind: Kind, help: str) -> Any:
@@ -415,19 +405,9 @@ class Options:
     ) -> Options:
         """Check the options given; those left out come from Dask's configuration.
 
-        Parameters
-        ----------
-        given : mapping
-            Names and values, as the user wrote them.
-        defaults : mapping, optional
-            Defaults of one front end that differ from those declared.
-
-        Raises
-        ------
-        TypeError
-            For a name that does not exist, or a value of the wrong type.
-        ValueError
-            For an invalid value, or options that contradict each other.
+        `defaults` are those of one front end that differ from those declared. Raises `TypeError`
+        for a name that does not exist or a value of the wrong type, and `ValueError` for an
+        invalid value or options that contradict each other.
         """
         import dask
 

@@ -45,10 +45,7 @@ class _Type(str):
 def with_options(defaults: Mapping[str, Any] | None = None) -> Callable[[Function], Function]:
     """Show every option in the signature and the docstring of a function with ``**options``.
 
-    Parameters
-    ----------
-    defaults : mapping, optional
-        Defaults of the function that differ from those declared.
+    `defaults` are those of the function that differ from those declared.
     """
 
     def show(function: Function) -> Function:

@@ -55,10 +55,7 @@ async def to_daemon_thread(
 ) -> Any:
     """Call a function in a daemon thread, and await its result.
 
-    Raises
-    ------
-    asyncio.TimeoutError
-        If it takes longer than `timeout` seconds. The thread is left running.
+    Raises `asyncio.TimeoutError` after `timeout` seconds, and leaves the thread running.
     """
     return await asyncio.wait_for(asyncio.wrap_future(in_daemon_thread(function, *args)), timeout)
 
@@ -84,15 +81,10 @@ def raise_in_main_thread(signum: int) -> None:
 
 
 class LoopThread:
-    """An event loop in a daemon thread, which survives a SystemExit raised in it.
-
-    Attributes
-    ----------
-    on_exit : callable
-        Called in the loop after something there has raised SystemExit or KeyboardInterrupt.
-    """
+    """An event loop in a daemon thread, which survives a SystemExit raised in it."""
 
     def __init__(self) -> None:
+        #: Called in the loop after something there has raised SystemExit or KeyboardInterrupt.
         self.on_exit: Callable[[], object] = lambda: None
         self._stopping = False
         self._loop = asyncio.new_event_loop()

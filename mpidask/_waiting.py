@@ -27,14 +27,9 @@ NOTICE_INTERVAL, FIRST_NOTICE = 60, 10
 
 
 class Deadline:
-    """A timeout shared by several waits in a row.
+    """A timeout in seconds, shared by several waits in a row.
 
-    Parameters
-    ----------
-    timeout : float
-        Seconds.
-    since : float, optional
-        Start, as a value of `time.monotonic`; default: now.
+    It starts now, or at a value of `time.monotonic`.
     """
 
     def __init__(self, timeout: float, since: float | None = None) -> None:
@@ -65,22 +60,10 @@ def wait(
     *,
     unless: Callable[[], bool] = lambda: False,
 ) -> bool:
-    """Block until a request completes, without spinning.
+    """Block until a request completes, without spinning, and return whether it has.
 
-    Parameters
-    ----------
-    request : mpi4py.MPI.Request
-    notice : str or callable, optional
-        What to log, or what returns it, where the wait takes long.
-    pauses : iterator of float
-        See `backoff`.
-    unless : callable
-        Called between polls; ends the wait by returning True.
-
-    Returns
-    -------
-    bool
-        Whether the request has completed.
+    A long wait logs `notice`, or what it returns. `unless` is called between polls, and ends the
+    wait by returning True.
     """
 
     def message(waited: int) -> str:
@@ -143,22 +126,14 @@ class WaitNotice:
 
     A polling loop calls `check`, and a thread with nothing else to do `repeat_until`. Around other
     waits, ``with`` logs from a thread, and ``async with`` from a task.
-
-    Parameters
-    ----------
-    message : callable
-        Return the text, given the seconds waited so far.
-    first, interval : float, optional
-        Seconds until the first notice, and between notices; default: `NOTICE_INTERVAL`.
-    level : int
     """
 
     def __init__(
         self,
-        message: Callable[[int], str],
+        message: Callable[[int], str],  # is given the seconds waited so far
         *,
-        first: float | None = None,
-        interval: float | None = None,
+        first: float | None = None,  # seconds until the first notice
+        interval: float | None = None,  # seconds between notices; both default: NOTICE_INTERVAL
         level: int = logging.INFO,
     ) -> None:
         self._message = message

@@ -30,15 +30,7 @@ _duplicates: list[tuple[MPI.Intracomm, Iterator[int]]] = []
 
 
 def allgather(comm: MPI.Intracomm, item: object, what: str) -> list[Any]:
-    """Return the items of all ranks, in order of rank.
-
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Intracomm
-    item : object
-    what : str
-        The caller, for notices about a long wait.
-    """
+    """Return the items of all ranks, in order of rank; notices about a long wait name `what`."""
     from mpi4py import MPI
 
     notice = f"rank {comm.Get_rank()} waits for other ranks to reach {what}"
@@ -62,26 +54,10 @@ def _integers(number: int) -> memoryview[int]:
 
 
 async def arrive(comm: MPI.Intracomm, deadline: Deadline, *, reporter: int) -> Communicator | None:
-    """Wait for all ranks of a communicator, and return a private duplicate of it.
+    """Wait for all ranks of the user's communicator, and return a private duplicate of it.
 
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Intracomm
-        The user's communicator.
-    deadline : Deadline
-        For the other ranks to arrive.
-    reporter : int
-        The rank that reports those missing.
-
-    Returns
-    -------
-    Communicator or None
-        None after the deadline, on ranks that leave the report to another one.
-
-    Raises
-    ------
-    StartupError
-        After the deadline, on the reporter, or the first rank that has arrived.
+    After the deadline, the reporter, or the first rank that has arrived, raises `StartupError`,
+    which names the missing ranks; the others return None.
     """
     known = _known_duplicate(comm)
     # Either request completes when all ranks have arrived.

@@ -35,15 +35,10 @@ class _Arriving(NamedTuple):
 
 
 class Communicator:
-    """The private communicator of one cluster.
+    """The private communicator of one cluster, which `number` clusters have used before.
 
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Intracomm
-        The private communicator.
-    number : int
-        How many clusters have used it before: ranks that are done early may send messages of the
-        next cluster while others still wait for those of this one, so tags differ.
+    Ranks that are done early may send messages of the next cluster while others still wait for
+    those of this one, so tags differ.
     """
 
     def __init__(self, comm: MPI.Intracomm, number: int) -> None:

@@ -71,13 +71,7 @@ def allow_interrupting_exit() -> None:
 
 
 def report_threads_at_exit(place: str) -> None:
-    """Log the program's threads if they delay the exit of this process.
-
-    Parameters
-    ----------
-    place : str
-        Rank and host.
-    """
+    """Log the program's threads if they delay the exit of this process on `place`."""
     _exit.place = place
     if _exit.supervision is None:
         call_before_threads_are_joined(_exit.begun.set)
@@ -86,15 +80,7 @@ def report_threads_at_exit(place: str) -> None:
 
 
 def limit_exit(place: str, timeout: float) -> None:
-    """Limit the exit of this process, whatever threads and processes tasks have left.
-
-    Parameters
-    ----------
-    place : str
-        Rank and host.
-    timeout : float
-        Seconds from now that they have to end.
-    """
+    """Limit the exit of this process: what tasks have left must end `timeout` seconds from now."""
     _exit.timeout, _exit.deadline = timeout, Deadline(timeout)
     report_threads_at_exit(place)
 
@@ -227,15 +213,9 @@ def _listed(items: list[str]) -> str:
 class CallWatch:
     """Watches for an MPI call in which the main thread waits for ranks that have left.
 
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Intracomm
-        The ranks of the program.
-    others_exit : callable
-        Return whether all other ranks have come to their exit. A rank that has caught its
-        `SystemExit` may still make the call.
-    on_call : callable
-        Called with the source of the call, in a thread.
+    It looks once `others_exit` returns whether all other ranks of `comm` have come to their exit:
+    a rank that has caught its `SystemExit` may still make the call. `on_call` is called with the
+    source of the call, in a thread.
     """
 
     def __init__(

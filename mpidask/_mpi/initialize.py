@@ -39,21 +39,11 @@ _seen: dict[int, tuple[weakref.ref[Any], int]] = {}
 def communicator(
     deadline: Deadline, given: Any = None, *, alone: bool = False
 ) -> MPI.Intracomm | None:
-    """Return the communicator to use, or None if there is no MPI job.
+    """Return the communicator given, or COMM_WORLD, or None if there is no MPI job.
 
-    Parameters
-    ----------
-    deadline : Deadline
-        For other ranks to reach `MPI_Init`.
-    given : mpi4py.MPI.Intracomm, optional
-        The user's choice; default: COMM_WORLD.
-    alone : bool
-        Whether a single rank counts as an MPI job.
-
-    Raises
-    ------
-    MPIDaskError
-        If the launcher started several processes, but MPI does not connect them.
+    With `alone`, a single rank counts as an MPI job. Other ranks have to reach `MPI_Init` by the
+    deadline. Raises `MPIDaskError` if the launcher started several processes, but MPI does not
+    connect them.
     """
     if given is not None:
         return given if given.Get_size() > 1 or alone else None

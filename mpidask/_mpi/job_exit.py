@@ -131,27 +131,12 @@ def skip_last_collections() -> None:
 
 
 class ExitBarrier:
-    """A polled barrier at exit, which knows the missing ranks.
-
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Intracomm
-        A private communicator.
-    reporters : sequence of int
-        The ranks that log long waits.
-
-    Attributes
-    ----------
-    left : bool
-        Whether all ranks but one have left the program because of ``exit=True``.
-    place : callable
-        Name a rank, with its host if that is known.
-    """
+    """A polled barrier at exit, which knows the missing ranks."""
 
     def __init__(self, comm: MPI.Intracomm, reporters: tuple[int, ...]) -> None:
         self.comm = comm
-        self.left = False
-        self.place: Callable[[int], str] = "rank {}".format
+        self.left = False  # all ranks but one have left the program because of exit=True
+        self.place: Callable[[int], str] = "rank {}".format  # with the host, if that is known
         self.reporters = [rank for rank in reporters if rank < comm.Get_size()]
         self._present = {comm.Get_rank()}
         self._sent: list[MPI.Request] = []
@@ -309,18 +294,8 @@ def expect_end(
 ) -> None:
     """Record how the program goes on after a cluster.
 
-    Parameters
-    ----------
-    comm : mpi4py.MPI.Intracomm
-        One that this process waits for at exit.
-    place : callable
-        Name a rank of it, with its host.
-    left : bool
-        Whether all ranks but one leave the program now.
-    goes_on_alone : bool
-        Whether this rank is that one.
-    timeout : float
-        Seconds that other ranks have at most, if this one ends with an error.
+    Either all ranks but one have `left` the program, and this rank may go on alone, or all go on.
+    If this one ends with an error, the others have `timeout` seconds at most.
     """
     from mpi4py import MPI
 
@@ -344,31 +319,15 @@ def cluster_runs() -> bool:
 
 
 def end_job(reason: str, status: int = 1, *, at_once: bool = True) -> None:
-    """Log why the whole job has to end, and abort it.
-
-    Parameters
-    ----------
-    reason : str
-    status : int
-        Exit status of the job.
-    at_once : bool
-        Whether to abort now, instead of when this process exits.
-    """
+    """Log why the whole job has to end, and abort it: now, or when this process exits."""
     _log_end(reason, status)
     abort_at_exit(status, at_once=at_once)
 
 
 def abort_at_exit(status: int, *, grace: float = 0, at_once: bool = False) -> None:
-    """Abort the whole job when this process exits, because some rank never will.
+    """Abort the whole job when this process exits, or `at_once`: some rank never will exit.
 
-    Parameters
-    ----------
-    status : int
-        Exit status of the job.
-    grace : float
-        Seconds to leave to another rank, which has more to report, to abort the job first.
-    at_once : bool
-        Do not wait for the exit of this process.
+    Another rank, which has more to report, has `grace` seconds to abort the job first.
     """
     _register()
     _plan.abort_with, _plan.grace = status, grace

@@ -20,26 +20,31 @@ _SIZE_AND_RANK = (
 #: Variables for the rank among the processes of a node.
 _LOCAL_RANK = ("MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
 
-#: Prefixes of the variables by which an MPI library finds its launcher, or a program that it is a
-#: rank. What users set to tune MPI, also by `mpirun --mca`, is not among them.
-_LAUNCHER_PREFIXES = (
-    # MPICH's and Intel's Hydra, and whatever else speaks PMI
-    *("PMI_", "PMI2_", "HYDI_", "MPI_LOCAL", "MPIR_CVAR_CH3_INTERFACE_HOSTNAME", "PALS_"),
-    *("HYDRA_BSTRAP_", "HYDRA_IP_VERSION", "HYDRA_LAUNCH_TYPE"),
-    # Open MPI
-    *("OMPI_APP_CTX", "OMPI_ARGV", "OMPI_COMMAND", "OMPI_COMM_WORLD_", "OMPI_FILE_LOCATION"),
-    *("OMPI_FIRST_RANKS", "OMPI_NUM_APP_CTX", "OMPI_UNIVERSE_SIZE", "OMPI_WORLD_"),
-    *("OMPI_MCA_initial_wdir", "OMPI_MCA_num_procs", "PMIX_", "PRTE_LAUNCHED"),
-    # Open MPI 4
-    *("OMPI_MCA_ess_base_", "OMPI_MCA_orte_app_num", "OMPI_MCA_orte_base_applied_binding"),
-    *("OMPI_MCA_orte_bound_at_launch", "OMPI_MCA_orte_ess_", "OMPI_MCA_orte_hnp_uri"),
-    *("OMPI_MCA_orte_jobfam_session_dir", "OMPI_MCA_orte_launch", "OMPI_MCA_orte_local_daemon"),
-    *("OMPI_MCA_orte_num_", "OMPI_MCA_orte_parent_uri", "OMPI_MCA_orte_precondition_transports"),
-    *("OMPI_MCA_orte_top_session_dir", "OMPI_MCA_shmem_RUNTIME_QUERY_hint"),
-    # Slurm's srun
-    *("SLURM_STEP", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_GTIDS"),
-    *("SLURM_SRUN_COMM_", "SLURM_PMI", "SLURM_MPI"),
-)
+# Prefixes of the variables by which an MPI library finds its launcher, or a program that it is a
+# rank. What users set to tune MPI, also by `mpirun --mca`, is not among them.
+
+#: MPICH's and Intel's Hydra, and whatever else speaks PMI.
+_PMI = """
+    PMI_ PMI2_ HYDI_ MPI_LOCAL MPIR_CVAR_CH3_INTERFACE_HOSTNAME PALS_
+    HYDRA_BSTRAP_ HYDRA_IP_VERSION HYDRA_LAUNCH_TYPE
+"""
+_OPEN_MPI = """
+    OMPI_APP_CTX OMPI_ARGV OMPI_COMMAND OMPI_COMM_WORLD_ OMPI_FILE_LOCATION OMPI_FIRST_RANKS
+    OMPI_NUM_APP_CTX OMPI_UNIVERSE_SIZE OMPI_WORLD_ OMPI_MCA_initial_wdir OMPI_MCA_num_procs
+    PMIX_ PRTE_LAUNCHED
+"""
+_OPEN_MPI_4 = """
+    OMPI_MCA_ess_base_ OMPI_MCA_orte_app_num OMPI_MCA_orte_base_applied_binding
+    OMPI_MCA_orte_bound_at_launch OMPI_MCA_orte_ess_ OMPI_MCA_orte_hnp_uri
+    OMPI_MCA_orte_jobfam_session_dir OMPI_MCA_orte_launch OMPI_MCA_orte_local_daemon
+    OMPI_MCA_orte_num_ OMPI_MCA_orte_parent_uri OMPI_MCA_orte_precondition_transports
+    OMPI_MCA_orte_top_session_dir OMPI_MCA_shmem_RUNTIME_QUERY_hint
+"""
+_SRUN = """
+    SLURM_STEP SLURM_PROCID SLURM_LOCALID SLURM_NODEID SLURM_GTIDS
+    SLURM_SRUN_COMM_ SLURM_PMI SLURM_MPI
+"""
+_LAUNCHER_PREFIXES = tuple((_PMI + _OPEN_MPI + _OPEN_MPI_4 + _SRUN).split())
 _LAUNCHER_VARIABLES = frozenset({"OMPI_MCA_ess", "OMPI_MCA_pmix", "OMPI_MCA_mpi_oversubscribe"})
 #: Exceptions: users set these.
 _USER_PREFIXES = ("PMIX_MCA_", "PMIX_PREFIX")
