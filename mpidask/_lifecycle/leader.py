@@ -78,7 +78,9 @@ class Leader:
         cluster = self._startup.cluster
         if cluster is not None:
             logger.info(start_line(self._startup))
-            self._liveness = LivenessClient(cluster, self._comm.wake)
+            own = self._comm.rank
+            who = f"{self.place(own)} ({self._roles.of(own)})"
+            self._liveness = LivenessClient(cluster, self._comm.wake, who)
             self._watching = self._in_background(self._watch_scheduler(self._liveness, cluster))
         return cluster
 

@@ -6,7 +6,8 @@ the process at its other end is gone. If the leader is the scheduler's rank, a w
 Should both ends die at once, workers find out: they have no scheduler, and the leader is silent.
 
 Over this connection, a rank also wakes the other one up ("poll MPI now"). So nobody has to poll
-often while the cluster runs and nothing happens.
+often while the cluster runs and nothing happens. And the leader gives signs of life: a process
+that is stopped, or whose Python does not run, keeps its connections.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from mpidask._dask.connection_info import ConnectionInfo
+from mpidask._lifecycle import silence
 from mpidask._lifecycle.messages import LeaderSought
 from mpidask._lifecycle.roles import Roles
 from mpidask._log import logger
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
 
 #: The operations of the scheduler's rank: keep this connection open; wake up.
 _WATCH, _WAKE = "mpidask-watch", "mpidask-wake"
+#: A sign of life, on a connection that is kept open.
+_ALIVE = "mpidask-alive"
 #: Seconds to keep trying to connect to the scheduler, and between attempts.
 _TIMEOUT, _PAUSE = 300, 1
 #: Seconds from a broken connection to the conclusion that its other end is dead: on the leader and
@@ -66,11 +70,18 @@ class LivenessServer:
         for comm in list(self._watchers):  # changes while a message is written
             await _wake(comm)
 
-    async def _watched(self, comm: Any) -> Status:
+    async def _watched(self, comm: Any, who: str | None) -> Status:
         from distributed.core import Status
 
         self._watchers.add(comm)
-        await _read_until_closed(comm, self._on_wake)
+        async with silence.SilenceWatch(who) as watch:
+
+            def hear(message: object) -> None:
+                watch.hear()
+                if message != _ALIVE:
+                    self._on_wake()
+
+            await _read_until_closed(comm, hear)
         self._watchers.discard(comm)
         self._on_disconnect()
         return Status.dont_reply
@@ -79,9 +90,12 @@ class LivenessServer:
 class LivenessClient:
     """The end of a rank that watches the scheduler."""
 
-    def __init__(self, cluster: ConnectionInfo, on_wake: Callable[[], object]) -> None:
+    def __init__(
+        self, cluster: ConnectionInfo, on_wake: Callable[[], object], who: str | None = None
+    ) -> None:
         self._cluster = cluster
         self._on_wake = on_wake
+        self._who = who
         self._comm: Any = None
 
     async def run(self) -> None:
@@ -89,12 +103,19 @@ class LivenessClient:
         self._comm = await _connect(self._cluster)
         if self._comm is None:
             return
+        living = start_task(self._give_signs_of_life())
         try:
-            with contextlib.suppress(OSError):  # then reading fails, too
-                await self._comm.write({"op": _WATCH, "reply": False})
-            await _read_until_closed(self._comm, self._on_wake)
+            await _read_until_closed(self._comm, lambda message: self._on_wake())
         finally:
+            living.cancel()
             self._comm.abort()
+
+    async def _give_signs_of_life(self) -> None:
+        with contextlib.suppress(OSError):  # then reading fails, too
+            await self._comm.write({"op": _WATCH, "reply": False, "who": self._who})
+            while True:
+                await asyncio.sleep(silence.INTERVAL)
+                await self._comm.write(_ALIVE)
 
     async def wait_for_death(
         self, closed: Callable[[], Awaitable[object]], grace: float | None = None
@@ -154,11 +175,10 @@ async def _wake(comm: Any) -> None:
         await comm.write(_WAKE)
 
 
-async def _read_until_closed(comm: Any, on_wake: Callable[[], object]) -> None:
+async def _read_until_closed(comm: Any, hear: Callable[[object], object]) -> None:
     with contextlib.suppress(OSError, asyncio.TimeoutError):
         while True:
-            await comm.read()
-            on_wake()
+            hear(await comm.read())
 
 
 class LivenessGuard:

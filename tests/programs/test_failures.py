@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import socket
 import sys
 
 import pytest
@@ -686,6 +687,53 @@ def test_no_rank_outlives_scheduler_and_its_watcher(start):
     assert result.status != 0
     assert "no answer from rank 0 (scheduler) for 1" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+# -- A client rank whose Python does not run ---------------------------------------------
+
+#: It is missed sooner, but not on a busy machine.
+MISSED_SOON = "from mpidask._lifecycle import silence; silence.INTERVAL = 1\n"
+SILENT = "no sign of life from rank 1 on {host} (client) for "
+BACK = "rank 1 on {host} (client) answers again, after "
+
+
+@pytest.mark.essential
+def test_a_client_that_is_stopped_is_named(start):
+    job = start(MISSED_SOON + SLOW.format(body=WAIT), limit=60)
+    job.wait_for_output("running")
+    client, host = job.rank(1), socket.gethostname()
+    client.send_signal(signal.SIGSTOP)
+    job.wait_for_message(SILENT.format(host=host))
+    client.send_signal(signal.SIGCONT)
+    job.wait_for_message(BACK.format(host=host))
+    client.send_signal(signal.SIGTERM)
+    result = job.result()
+    assert (result.status, result.stdout) == (143, "running\nfinally\n"), result.stderr
+    assert result.stderr.count("no sign of life") == 1
+
+
+@pytest.mark.essential
+def test_a_client_that_holds_the_gil_is_named(run):
+    result = run(
+        MISSED_SOON
+        + """
+import ctypes
+from mpidask import mpi_dask_main
+
+@mpi_dask_main
+def main(client):
+    ctypes.PyDLL(None).sleep(12)
+    return client.submit(sum, [1, 2]).result()
+
+print(main())
+""",
+        limit=60,
+    )
+    assert (result.status, result.stdout) == (0, "3\n"), result.stderr
+    _, silent, back = result.said
+    host = socket.gethostname()
+    assert SILENT.format(host=host) in silent and "GIL" in silent
+    assert BACK.format(host=host) in back
 
 
 # -- Tasks that don't stop --------------------------------------------------------------

@@ -11,7 +11,7 @@ import pytest
 from distributed import Scheduler, Security
 
 from mpidask._dask.connection_info import ConnectionInfo
-from mpidask._lifecycle import liveness
+from mpidask._lifecycle import liveness, silence
 from mpidask._lifecycle.messages import LeaderSought
 from mpidask._lifecycle.roles import assign_roles
 from mpidask._mpi import job_exit
@@ -70,6 +70,21 @@ def test_ranks_wake_each_other(secured):
             await liveness.wake_leader(cluster)  # any other rank
             await scheduler_rank.wait()
             await leader_rank.wait()
+
+    run(scene)
+
+
+def test_a_sign_of_life_wakes_nobody(monkeypatch):
+    heard = asyncio.Event()
+    monkeypatch.setattr(silence, "INTERVAL", 0)
+    monkeypatch.setattr(silence.SilenceWatch, "hear", lambda watch: heard.set())
+
+    async def scene():
+        woken = asyncio.Event()
+        async with watched_scheduler(False, woken.set, int) as (watched, cluster):
+            await start_watching(watched, cluster)
+            await heard.wait()
+            assert not woken.is_set()
 
     run(scene)
 
