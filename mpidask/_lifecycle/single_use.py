@@ -23,8 +23,8 @@ def check() -> None:
         )
     if _left:
         raise MPIDaskError(
-            "the other ranks of this job have left after the first cluster. "
-            "For several clusters in one job, give exit=False to each"
+            "the other ranks of this job have left, after the first cluster or because it did not "
+            "start. For several clusters in one job, give exit=False to each"
         )
 
 

@@ -376,9 +376,10 @@ def _left_running_cluster(how: str) -> str:
     from mpi4py import MPI
 
     stack = "".join(traceback.format_stack()[:-2])
+    where = f". It is in\n{stack}" if stack else ""  # none: its last line has run
     return (
         f"the program {how} on rank {MPI.COMM_WORLD.Get_rank()} while its cluster is running, "
-        f"which needs it and MPI. It is in\n{stack}"
+        f"which needs it and MPI{where}"
     )
 
 

@@ -41,8 +41,6 @@ WAYS = {
     "dask-mpi, nanny": THEIRS.format(options="worker_class='distributed.Nanny'"),
     "nanny": OURS.format(options="nanny=True"),
 }
-#: What each way is compared with.
-AGAINST = {"default": "dask-mpi", "socket": "dask-mpi", "nanny": "dask-mpi, nanny"}
 
 PROGRAM = """
 import json, sys, time
@@ -168,23 +166,20 @@ def end(job: subprocess.Popen[bytes]) -> None:
 
 
 def table(runs: dict[tuple[str, float], Run], workloads: list[str]) -> str:
-    """Write the table: a row for each workload, amount of data and way."""
+    """Write the table: a row for each workload and amount of data, a column for each way."""
+    ways = list(dict.fromkeys(way for way, _ in runs))
     lines = [
-        "| workload | data : memory | way | seconds | : dask-mpi | GB spilled | longest pause, s |",
-        "| --- | ---: | --- | ---: | ---: | ---: | ---: |",
+        f"| | data / memory | {' | '.join(ways)} | spilled by {ways[0]}, GB |",
+        f"| --- | {'---: | ' * (len(ways) + 2)}".rstrip(),
     ]
     for work in workloads:
-        for (way, factor), found in runs.items():
-            cells = [work, f"{factor:g}", way]
-            if work in found:
-                seconds, spilled, pause = found[work]
-                other = runs.get((AGAINST.get(way, ""), factor), {}).get(work)
-                ratio = f"{seconds / other[0]:.2f}" if other else ""
-                cells += [f"{seconds:.1f}", ratio, f"{spilled / 1e9:.1f}", f"{pause:.1f}"]
-            else:
-                cells += ["did not end", "", "", ""]
-            lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        for factor in dict.fromkeys(factor for _, factor in runs):
+            found = [runs[way, factor].get(work) for way in ways]
+            cells = [f"{run[0]:.1f}" if run else "not ended" for run in found]
+            spilled = f"{found[0][1] / 1e9:.0f}" if found[0] else ""
+            lines.append(f"| {work}, s | {factor:g} | {' | '.join(cells)} | {spilled} |")
+    longest = max(run[2] for found in runs.values() for run in found.values())
+    return "\n".join([*lines, "", f"The longest pause of a worker was {longest:.1f} s."])
 
 
 def main() -> None:

@@ -496,7 +496,8 @@ def test_a_block_that_is_never_left_is_an_error(run):
         limit=50,
     )
     assert result.status == 1
-    assert "the program ended on rank 1 while its cluster is running" in result.stderr
+    assert "the program ended on rank 1 while its cluster is running, " in result.stderr
+    assert "which needs it and MPI\n" in result.stderr  # and no stack: its last line has run
 
 
 def test_aborting_is_the_programs_right(run):
