@@ -61,7 +61,7 @@ def test_clients_go_to_workers_directly_unless_configured_otherwise(own, expecte
 
 @pytest.mark.parametrize("default", [True, False])
 def test_clients_that_the_program_forgot_are_closed(default):
-    arguments = {"processes": False, "dashboard_address": None, "host": "127.0.0.1"}
+    arguments = {"processes": False, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
     with LocalCluster(1, protocol="tcp", **arguments) as cluster:
         with connected(ConnectionInfo(cluster.scheduler_address), direct=False):
             forgotten = Client(cluster.scheduler_address, set_as_default=default)
